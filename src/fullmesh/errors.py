@@ -1,0 +1,73 @@
+"""The errors a user can cause. Each says what is wrong, where, what was expected, and how to mend it."""
+
+from __future__ import annotations
+
+
+class FullmeshError(Exception):
+    """A mistake in the input, never a bug of ours.
+
+    Parameters
+    ----------
+    what : str
+        One sentence: what is wrong.
+    where : str, optional
+        File and line, row, option or key.
+    expected : str, optional
+        What was expected there.
+    hint : str, optional
+        What the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.hint = hint
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """The message as the command line prints it."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        lines = [f"error: {head}"]
+        if self.expected:
+            lines.append(f"  expected: {self.expected}")
+        if self.hint:
+            lines += ["", f"hint: {self.hint}"]
+        return "\n".join(lines)
+
+
+class CatalogError(FullmeshError):
+    """A fact, chip, machine or price that is unknown or badly written."""
+
+
+class ModelError(FullmeshError):
+    """A model that is unknown, or a configuration that cannot be read."""
+
+
+class PlanError(FullmeshError):
+    """A parallel plan that contradicts itself, the model or the machine."""
+
+
+class ScenarioError(FullmeshError):
+    """A scenario file or a command-line option that cannot be understood."""
+
+
+class ResultsError(FullmeshError):
+    """A table of published results or measurements that cannot be read."""
+
+
+class TopologyError(FullmeshError):
+    """A fabric description that is contradictory or incomplete."""
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint that names the closest known names, or lists them all when there are few."""
+    import difflib
+
+    close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
+    if close:
+        by_lower = {k.lower(): k for k in known}
+        return "did you mean " + " or ".join(by_lower[c] for c in close) + "?"
+    if len(known) <= 12:
+        return "known: " + ", ".join(sorted(known))
+    return "known, for instance: " + ", ".join(sorted(known)[:12]) + ", ..."

@@ -1,0 +1,152 @@
+"""What the cost models need to know of the hardware: plain numbers in SI units, basis stated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+DeviceBasis = Literal["gpu", "npu", "die"]
+TierKind = Literal["package", "switch", "mesh", "rail"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One device as a training framework counts it: a GPU, an NPU, or one die of an Ascend 910C.
+
+    Parameters
+    ----------
+    id, name : str
+        Catalog key (``h100-sxm``) and printed name.
+    vendor : str
+        ``nvidia`` or ``huawei``.
+    family : str
+        Reporting family: ``A100``, ``H100``, ``B200``, ``GB200``, ``Ascend 910B``, ``Ascend 910C`` ...
+    arch : str
+        Instruction generation, the key of kernels that behave alike: ``sm80``, ``sm90``, ``sm100``, ``da-v220``.
+    basis : {"gpu", "npu", "die"}
+        What one device is.
+    matrix_flop_per_s : mapping of str to float
+        Dense peak of the matrix units by dtype (``bf16``, ``fp16``, ``fp8``, ``nvfp4``, ``int8``, ``fp32``);
+        for Ascend the cube units alone, without the vector units that brochures add. A missing dtype is not supported.
+    vector_flop_per_s : float
+        FP32 peak of the vector units.
+    hbm_bytes, hbm_bytes_per_s : float
+        Capacity that a process can use, and datasheet bandwidth.
+    num_cores : int
+        Streaming multiprocessors or cube cores: the unit of wave quantisation.
+    power_w : float or None
+        Design power of one device; None where it is not published.
+    operator_profile : str
+        Key of the fitted operator profile that describes its kernels.
+    """
+
+    id: str
+    name: str
+    vendor: str
+    family: str
+    arch: str
+    basis: DeviceBasis
+    matrix_flop_per_s: Mapping[str, float]
+    vector_flop_per_s: float
+    hbm_bytes: float
+    hbm_bytes_per_s: float
+    num_cores: int
+    power_w: float | None
+    operator_profile: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """One level of the fabric, innermost first.
+
+    Parameters
+    ----------
+    name : str
+        ``package``, ``nvlink``, ``ub``, ``mesh``, ``roce``, ``infiniband`` ...
+    kind : {"package", "switch", "mesh", "rail"}
+        ``switch`` gives the whole port to any peer; ``mesh`` gives ``1 / (size - 1)`` of it to one peer;
+        ``rail`` is a network card per device behind leaf and spine switches; ``package`` joins dies.
+    num_devices : int
+        Devices that one instance of this tier joins.
+    bytes_per_s : float
+        Line rate per device and direction.
+    latency_s : float
+        One message, device to device, across this tier.
+    in_network_reduction : bool
+        Switches that reduce (NVLink SHARP).
+    """
+
+    name: str
+    kind: TierKind
+    num_devices: int
+    bytes_per_s: float
+    latency_s: float
+    in_network_reduction: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A cluster or supernode of equal devices.
+
+    Parameters
+    ----------
+    id, name : str
+        Catalog key and printed name.
+    chip : Chip
+    num_devices : int
+    tiers : tuple of Tier
+        Innermost first; the last one joins all devices.
+    devices_per_node, devices_per_package, devices_per_unit : int
+        A unit is what one buys: a node of a cluster, a rack of NVL72, a supernode.
+    unit_name : str
+    racks_per_unit : float or None
+    unit_power_w : float or None
+        All-in power of one unit under load, as published; None where it is not.
+    power_basis : str
+        What that power covers, in words.
+    software : str
+        Software stack and generation that a prediction is for.
+    """
+
+    id: str
+    name: str
+    chip: Chip
+    num_devices: int
+    tiers: tuple[Tier, ...]
+    devices_per_node: int
+    devices_per_package: int
+    devices_per_unit: int
+    unit_name: str
+    racks_per_unit: float | None
+    unit_power_w: float | None
+    power_basis: str
+    software: str
+
+    @property
+    def num_packages(self) -> int:
+        """Packages (what a vendor counts as one accelerator)."""
+        return self.num_devices // self.devices_per_package
+
+    @property
+    def num_units(self) -> float:
+        """Units, possibly a fraction when fewer devices than one unit are used."""
+        return self.num_devices / self.devices_per_unit
+
+    @property
+    def scale_up_devices(self) -> int:
+        """Devices of the largest domain that no network card separates."""
+        sizes = [t.num_devices for t in self.tiers if t.kind != "rail"]
+        return min(max(sizes, default=1), self.num_devices)
+
+    def resized(self, num_devices: int) -> Machine:
+        """The same kind of machine with another number of devices.
+
+        Tiers larger than the new machine shrink to it; the outermost always joins all devices.
+        """
+        tiers = []
+        for i, tier in enumerate(self.tiers):
+            outermost = i == len(self.tiers) - 1
+            size = num_devices if outermost and tier.kind == "rail" else min(tier.num_devices, num_devices)
+            tiers.append(dataclasses.replace(tier, num_devices=size))
+        return dataclasses.replace(self, num_devices=num_devices, tiers=tuple(tiers))
