@@ -1,0 +1,278 @@
+"""Pipeline stages of many plans as one table: the sum of their layers, their parameters and their per-step traffic."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.collectives import collective_s
+from fullmesh.cost.components import NUM_COMPONENTS, C
+from fullmesh.cost.layers import BF16_BYTES, embedding_cost, head_cost, layer_cost, split
+from fullmesh.machine import Machine
+from fullmesh.plan import Plans
+from fullmesh.plan.layout import StageLayout, stage_layout
+from fullmesh.plan.types import PRECISIONS, TRAINABLES
+from fullmesh.workload import ModelSpec
+from fullmesh.workload.params import layer_parameters
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# Adam on FP32 states: gradient, master weight and two moments are read, three of them and the BF16 copy written.
+ADAM_BYTES_PER_PARAMETER = 4 * 4 + 3 * 4 + 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Distinct stages of every plan, S rows ordered by plan.
+
+    Parameters
+    ----------
+    plan : int array, shape (S,)
+        Index of the plan that a stage belongs to.
+    multiplicity : int array, shape (S,)
+        Stages of that plan with the same composition.
+    index : int array, shape (S,)
+        Lowest pipeline rank with that composition (it holds the most micro-batches).
+    components : float array, shape (S, NUM_COMPONENTS)
+        Seconds (or counts) of one micro-batch.
+    layers, embedding, head : int array, shape (S,)
+        Layers, embeddings and heads (with those of MTP modules).
+    kind_counts : int array, shape (S, K)
+        Layers by kind, in the order of ``kinds`` of the layout.
+    dense_parameters, expert_parameters : float array, shape (S,)
+        Parameters that one rank holds before ZeRO shards them.
+    gradient_s, parameter_s : float array, shape (S,)
+        Reduction of gradients and gathering of parameters once a step.
+    optimizer_s : float array, shape (S,)
+    send_s : float array, shape (S,)
+        One activation sent to the next stage.
+    """
+
+    plan: Ints
+    multiplicity: Ints
+    index: Ints
+    components: Floats
+    layers: Ints
+    embedding: Ints
+    head: Ints
+    kind_counts: Ints
+    dense_parameters: Floats
+    expert_parameters: Floats
+    gradient_s: Floats
+    parameter_s: Floats
+    optimizer_s: Floats
+    send_s: Floats
+
+    @property
+    def starts(self) -> Ints:
+        """First row of every plan."""
+        return np.flatnonzero(np.diff(self.plan, prepend=-1)).astype(np.int64)
+
+    def max(self, values: Floats) -> Floats:
+        """Largest of ``values`` within each plan."""
+        out: Floats = np.maximum.reduceat(values, self.starts)
+        return out
+
+    def sum(self, values: Floats) -> Floats:
+        """Sum of ``values`` over all stages of each plan, repeated ones counted."""
+        out: Floats = np.add.reduceat(values * self.multiplicity, self.starts)
+        return out
+
+
+def stage_table(model: ModelSpec, machine: Machine, plans: Plans, *, distinct: bool = True) -> Stages:
+    """Cost of the stages of every plan of one model on one machine.
+
+    Parameters
+    ----------
+    distinct : bool
+        Merge stages of equal composition; otherwise one row a stage, in order.
+    """
+    pieces = []
+    for code in np.unique(plans.precision):
+        mask = np.flatnonzero(plans.precision == code)
+        pieces.append(
+            (mask, _one_precision(model, machine, plans.take(mask), PRECISIONS[int(code)], distinct))
+        )
+    return pieces[0][1] if len(pieces) == 1 else _merge(pieces)
+
+
+def _one_precision(
+    model: ModelSpec, machine: Machine, plans: Plans, precision: str, distinct: bool
+) -> Stages:
+    s = split(model, machine, plans, precision)
+    kinds = tuple(dict.fromkeys(model.layers))
+    costs = np.stack([layer_cost(s, layer) for layer in kinds])
+    embed, head = embedding_cost(s), head_cost(s)
+    # an MTP module is one more layer of the last kind, a projection of two concatenated inputs, and a head
+    mtp = costs[kinds.index(model.layers[-1])] + head
+    rows: list[dict[str, npt.NDArray[np.generic]]] = []
+    groups: dict[tuple[int, int, str], list[int]] = {}
+    for i, key in enumerate(zip(plans.pp.tolist(), plans.vpp.tolist(), plans.layout.tolist(), strict=True)):
+        groups.setdefault(key, []).append(i)
+    for (pp, vpp, text), members in groups.items():
+        layout = stage_layout(model, pp, vpp, text)
+        counts, index, multiplicity = _compositions(layout, distinct)
+        who = np.array(members)
+        k = len(kinds)
+        per_stage = np.einsum("sk,knc->nsc", counts[:, :k].astype(float), costs[:, who])
+        per_stage += counts[None, :, k, None] * embed[who][:, None]
+        per_stage += counts[None, :, k + 1, None] * head[who][:, None]
+        per_stage += counts[None, :, k + 2, None] * mtp[who][:, None]
+        n, num = len(who), len(index)
+        rows.append(
+            {
+                "plan": np.repeat(who, num),
+                "multiplicity": np.tile(multiplicity, n),
+                "index": np.tile(index, n),
+                "components": per_stage.reshape(n * num, NUM_COMPONENTS),
+                "counts": np.tile(counts, (n, 1)),
+            }
+        )
+    order = np.argsort(np.concatenate([r["plan"] for r in rows]), kind="stable")
+    joined = {key: np.concatenate([r[key] for r in rows])[order] for key in rows[0]}
+    return _with_parameters(model, machine, plans, joined)
+
+
+def _compositions(layout: StageLayout, distinct: bool) -> tuple[Ints, Ints, Ints]:
+    """Distinct rows of (layers by kind, embedding, head, mtp), the first rank of each, and how often it occurs."""
+    table = np.column_stack([layout.counts, layout.embedding, layout.head, layout.mtp])
+    if not distinct:
+        return table, np.arange(len(table)), np.ones(len(table), dtype=np.int64)
+    _, first, multiplicity = np.unique(table, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return table[first[order]], first[order].astype(np.int64), multiplicity[order].astype(np.int64)
+
+
+def _with_parameters(
+    model: ModelSpec, machine: Machine, plans: Plans, rows: dict[str, npt.NDArray[np.generic]]
+) -> Stages:
+    plan = rows["plan"].astype(np.int64)
+    counts = rows["counts"].astype(np.int64)
+    kinds = tuple(dict.fromkeys(model.layers))
+    k = len(kinds)
+    split_params = [layer_parameters(layer, model.hidden, norm=model.norm) for layer in kinds]
+    last = kinds.index(model.layers[-1])
+    layers = counts[:, :k].copy()
+    layers[:, last] += counts[:, k + 2]
+    tp, ep, etp = plans.tp[plan], plans.ep[plan], plans.etp[plan]
+    table = float(model.vocab * model.hidden)
+    # tied embeddings still live on both ends of a pipeline
+    tied_once = model.tied_embeddings & (plans.pp[plan] == 1)
+    vocab_tables = counts[:, k] + np.where(tied_once, 0, counts[:, k + 1])
+    dense = (
+        layers @ np.array([p.dense for p in split_params], dtype=float)
+        + vocab_tables * table
+        + counts[:, k] * model.learned_positions * model.hidden
+        + counts[:, k + 2] * 2.0 * model.hidden**2
+    ) / tp
+    experts = layers @ np.array([p.expert for p in split_params], dtype=float) / (ep * etp)
+    components = rows["components"].astype(np.float64)
+    _fsdp(components, machine, plans, plan, dense, experts)
+    gradient, parameter = _data_parallel(machine, plans, plan, dense, experts)
+    frozen = plans.trainable[plan] == TRAINABLES.index("lora")
+    dp = plans.dp[plan] * plans.cp[plan]
+    shards = np.where(plans.zero[plan] > 0, dp, 1)
+    expert_shards = np.where(plans.zero[plan] > 0, np.maximum(dp * tp // (ep * etp), 1), 1)
+    owned = dense / shards + experts / expert_shards
+    optimizer = np.where(frozen, 0.0, owned * ADAM_BYTES_PER_PARAMETER / machine.chip.hbm_bytes_per_s)
+    p = plans.take(plan)
+    tokens = p.mbs * p.seq / p.cp / np.where(p.sequence_parallel, p.tp, 1)
+    send = np.where(
+        p.pp > 1,
+        collective_s(
+            machine, "send_recv", BF16_BYTES * tokens * model.hidden, np.minimum(p.pp, 2), p.tp * p.cp * p.dp
+        ),
+        0.0,
+    )
+    return Stages(
+        plan=plan,
+        multiplicity=rows["multiplicity"].astype(np.int64),
+        index=rows["index"].astype(np.int64),
+        components=components,
+        layers=layers.sum(axis=1),
+        embedding=counts[:, k],
+        head=counts[:, k + 1] + counts[:, k + 2],
+        kind_counts=layers,
+        dense_parameters=dense,
+        expert_parameters=experts,
+        gradient_s=np.where(frozen, 0.0, gradient),
+        parameter_s=np.where(frozen, 0.0, parameter),
+        optimizer_s=optimizer,
+        send_s=send,
+    )
+
+
+def _gather_bytes(plans: Plans, plan: Ints) -> Floats:
+    """Bytes an element takes when parameters are gathered."""
+    return np.where(plans.fp8_params[plan], 1.0, BF16_BYTES)
+
+
+def _groups(plans: Plans, plan: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Size and stride of the groups over which dense and expert gradients are reduced."""
+    p = plans
+    dense = (p.dp * p.cp)[plan]
+    dense_stride = p.tp[plan]
+    world = dense * p.tp[plan]
+    expert_stride = (p.ep * p.etp)[plan]
+    expert = np.maximum(world // expert_stride, 1)
+    return dense, dense_stride, expert, expert_stride
+
+
+def _data_parallel(
+    machine: Machine, plans: Plans, plan: Ints, dense: Floats, experts: Floats
+) -> tuple[Floats, Floats]:
+    """Gradient reduction and parameter gathering once a step (ZeRO-3 gathers inside the layers instead)."""
+    size, stride, expert_size, expert_stride = _groups(plans, plan)
+    zero = plans.zero[plan]
+    grad = plans.grad_bytes[plan].astype(float)
+    gather = _gather_bytes(plans, plan)
+
+    def over(kind: str, bytes_each: Floats) -> Floats:
+        return collective_s(machine, kind, dense * bytes_each, size, stride) + collective_s(
+            machine, kind, experts * bytes_each, expert_size, expert_stride
+        )
+
+    reduce = np.where(zero > 0, over("reduce_scatter", grad), over("all_reduce", grad))
+    param = np.where(zero > 0, over("all_gather", gather), 0.0)
+    # ZeRO-3 with smaller shard groups still reduces its gradient shard over the replicas
+    shard = np.where(plans.shard[plan] > 0, plans.shard[plan], size)
+    replicas = np.maximum(size // shard, 1)
+    hybrid = collective_s(machine, "all_reduce", dense * grad / shard, replicas, stride * shard)
+    return np.where(zero == 3, hybrid, reduce), np.where(zero == 3, 0.0, param)
+
+
+def _fsdp(
+    components: Floats, machine: Machine, plans: Plans, plan: Ints, dense: Floats, experts: Floats
+) -> None:
+    """ZeRO-3: gather before forward and before backward, scatter gradients after it, every micro-batch."""
+    sharded = plans.zero[plan] == 3
+    if not sharded.any():
+        return
+    size, stride, expert_size, expert_stride = _groups(plans, plan)
+    shard = np.where(plans.shard[plan] > 0, np.minimum(plans.shard[plan], size), size)
+    gather = _gather_bytes(plans, plan)
+    grad = plans.grad_bytes[plan].astype(float)
+    gathered = collective_s(machine, "all_gather", dense * gather, shard, stride) + collective_s(
+        machine, "all_gather", experts * gather, expert_size, expert_stride
+    )
+    scattered = collective_s(machine, "reduce_scatter", dense * grad, shard, stride) + collective_s(
+        machine, "reduce_scatter", experts * grad, expert_size, expert_stride
+    )
+    frozen = plans.trainable[plan] == TRAINABLES.index("lora")
+    components[:, C.FSDP_F] = np.where(sharded, gathered, 0.0)
+    components[:, C.FSDP_B] = np.where(sharded, gathered + np.where(frozen, 0.0, scattered), 0.0)
+
+
+def _merge(pieces: list[tuple[npt.NDArray[np.intp], Stages]]) -> Stages:
+    """Put the tables of several precisions back into the order of the plans."""
+    plan = np.concatenate([mask[t.plan] for mask, t in pieces])
+    order = np.argsort(plan, kind="stable")
+    columns = {
+        f.name: np.concatenate([getattr(t, f.name) for _, t in pieces])[order]
+        for f in dataclasses.fields(Stages)
+        if f.name != "plan"
+    }
+    return Stages(plan=plan[order].astype(np.int64), **columns)

@@ -1,0 +1,293 @@
+"""From stages to a step: overlap, launches, pipeline, gradient traffic, optimizer, stragglers.
+
+The closed form of a step, over columns; its parameters are the terms of :mod:`fullmesh.cost.terms`. The same function
+ranks a million plans, prices one, and is differentiated when the effects are fitted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.components import C
+from fullmesh.cost.stages import Stages
+from fullmesh.cost.terms import TermTable
+from fullmesh.plan import CUDA_GRAPHS, SCHEDULES, Plans
+
+Floats = npt.NDArray[np.float64]
+
+# How sharply "whichever is longer" turns from one side to the other where both are close.
+SHARPNESS = 4.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Seconds of one step for every plan, with the waterfall of its bottleneck stage.
+
+    All columns have shape ``(num_plans,)``; the parts add up to ``step_s``.
+    ``low_s`` is the bound where everything that could overlap does, ``high_s`` the one where nothing does.
+    """
+
+    step_s: Floats
+    linear_s: Floats
+    expert_s: Floats
+    attention_s: Floats
+    scan_s: Floats
+    memory_s: Floats
+    route_s: Floats
+    recompute_s: Floats
+    launch_s: Floats
+    tp_s: Floats
+    ep_s: Floats
+    cp_s: Floats
+    fsdp_s: Floats
+    bubble_s: Floats
+    send_s: Floats
+    data_parallel_s: Floats
+    optimizer_s: Floats
+    fixed_s: Floats
+    straggler_s: Floats
+    software_s: Floats
+    low_s: Floats
+    high_s: Floats
+    microbatch_forward_s: Floats
+    microbatch_backward_s: Floats
+
+
+PARTS = tuple(
+    f.name
+    for f in dataclasses.fields(StepTime)
+    if f.name not in ("step_s", "low_s", "high_s", "microbatch_forward_s", "microbatch_backward_s")
+)
+
+
+def _longer(a: Floats, b: Floats) -> Floats:
+    """The longer of two durations, smooth where they are close (a p-norm)."""
+    top = np.maximum(np.maximum(a, b), 1e-30)
+    out: Floats = top * ((a / top) ** SHARPNESS + (b / top) ** SHARPNESS) ** (1.0 / SHARPNESS)
+    return out
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """Seconds of one micro-batch on every stage row, by part."""
+
+    linear: Floats
+    expert: Floats
+    attention: Floats
+    scan: Floats
+    memory: Floats
+    route: Floats
+    recompute: Floats
+    launch: Floats
+    tp: Floats
+    ep: Floats
+    cp: Floats
+    fsdp: Floats
+    forward_s: Floats
+    backward_s: Floats
+    weight_s: Floats
+    compute_s: Floats
+    communication_s: Floats
+
+
+def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
+    """One micro-batch on every stage.
+
+    Parameters
+    ----------
+    stages : Stages
+    plans : Plans
+    table : TermTable
+        Values of the step terms for each plan.
+    """
+    i = stages.plan
+    x = stages.components
+
+    def term(name: str) -> Floats:
+        return table.column(name)[i]
+
+    lin, exp_, att, scan = term("linear"), term("expert"), term("attention"), term("scan")
+    mem, route = term("memory"), term("route")
+    ep_hidden = np.where(plans.ep_overlap[i], term("overlap_ep"), 0.0)
+    tp_hidden = np.where(plans.tp_overlap[i], term("overlap_tp"), 0.0)
+    tp, ep, cp = term("tp"), term("ep"), term("cp")
+
+    linear = lin * (x[:, C.LINEAR_F] + x[:, C.LINEAR_B] + x[:, C.LINEAR_W])
+    expert = exp_ * (x[:, C.EXPERT_F] + x[:, C.EXPERT_B] + x[:, C.EXPERT_W])
+    attention = att * (x[:, C.ATTENTION_F] + x[:, C.ATTENTION_B])
+    scan_s = scan * (x[:, C.SCAN_F] + x[:, C.SCAN_B])
+    memory = mem * (x[:, C.MEMORY_F] + x[:, C.MEMORY_B])
+    route_s = route * (x[:, C.ROUTE_F] + x[:, C.ROUTE_B])
+    again = (
+        lin * x[:, C.LINEAR_R]
+        + exp_ * x[:, C.EXPERT_R]
+        + att * x[:, C.ATTENTION_R]
+        + scan * x[:, C.SCAN_R]
+        + mem * x[:, C.MEMORY_R]
+        + route * x[:, C.ROUTE_R]
+    )
+    forward_device = (
+        lin * x[:, C.LINEAR_F]
+        + exp_ * x[:, C.EXPERT_F]
+        + att * x[:, C.ATTENTION_F]
+        + scan * x[:, C.SCAN_F]
+        + mem * x[:, C.MEMORY_F]
+        + route * x[:, C.ROUTE_F]
+    )
+    compute = linear + expert + attention + scan_s + memory + route_s + again
+    backward_device = compute - forward_device
+
+    # gaps between kernels, and a host that may be slower than the device
+    gap = term("gap")
+    captured = np.where(
+        plans.cuda_graph[i] == CUDA_GRAPHS.index("full"),
+        1.0,
+        np.where(plans.cuda_graph[i] == CUDA_GRAPHS.index("partial"), term("graph_cover"), 0.0),
+    )
+    host = term("launch") * (1.0 - captured)
+    launches_b = x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]
+
+    tp_f, tp_b = tp * (1 - tp_hidden) * x[:, C.TP_F], tp * (1 - tp_hidden) * (x[:, C.TP_B] + x[:, C.TP_R])
+    ep_f, ep_b = ep * (1 - ep_hidden) * x[:, C.EP_F], ep * (1 - ep_hidden) * (x[:, C.EP_B] + x[:, C.EP_R])
+    cp_f, cp_b = cp * x[:, C.CP_F], cp * (x[:, C.CP_B] + x[:, C.CP_R])
+    hidden = tp * tp_hidden * (x[:, C.TP_F] + x[:, C.TP_B] + x[:, C.TP_R]) + ep * ep_hidden * (
+        x[:, C.EP_F] + x[:, C.EP_B] + x[:, C.EP_R]
+    )
+
+    fsdp = term("fsdp")
+    fsdp_hidden = term("overlap_fsdp")
+    base_f = forward_device + gap * x[:, C.LAUNCH_F] + tp_f + ep_f + cp_f
+    base_b = backward_device + gap * launches_b + tp_b + ep_b + cp_b
+    device_f = _longer(base_f, host * x[:, C.LAUNCH_F])
+    device_b = _longer(base_b, host * launches_b)
+    gather_f, gather_b = fsdp * x[:, C.FSDP_F], fsdp * x[:, C.FSDP_B]
+    forward = _longer(device_f, fsdp_hidden * gather_f) + (1 - fsdp_hidden) * gather_f
+    backward = _longer(device_b, fsdp_hidden * gather_b) + (1 - fsdp_hidden) * gather_b
+    fsdp_s = forward + backward - device_f - device_b
+    hidden = hidden + gather_f + gather_b - fsdp_s
+    slowed = term("contention") * np.minimum(np.maximum(hidden, 0.0), compute)
+    backward = backward + slowed
+    launch = device_f + device_b - base_f - base_b + gap * (x[:, C.LAUNCH_F] + launches_b) + slowed
+    return StageTime(
+        linear=linear,
+        expert=expert,
+        attention=attention,
+        scan=scan_s,
+        memory=memory,
+        route=route_s,
+        recompute=again,
+        launch=launch,
+        tp=tp_f + tp_b,
+        ep=ep_f + ep_b,
+        cp=cp_f + cp_b,
+        fsdp=fsdp_s,
+        forward_s=forward,
+        backward_s=backward,
+        weight_s=lin * x[:, C.LINEAR_W] + exp_ * x[:, C.EXPERT_W],
+        compute_s=compute,
+        communication_s=tp * (x[:, C.TP_F] + x[:, C.TP_B] + x[:, C.TP_R])
+        + ep * (x[:, C.EP_F] + x[:, C.EP_B] + x[:, C.EP_R])
+        + cp_f
+        + cp_b
+        + gather_f
+        + gather_b,
+    )
+
+
+def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
+    """Seconds of one optimizer step of every plan.
+
+    A pipeline of uneven stages takes ``M * max(t) + (sum(t) - max(t)) / V``: the bottleneck stage is busy with all
+    micro-batches, the others are waited for once, on the way in and out. For even stages this is the usual
+    ``(M + (P - 1) / V) * t``. Zero-bubble and DualPipe shorten the waiting part as published.
+    """
+    t = stage_time(stages, plans, table)
+    total = t.forward_s + t.backward_s
+    pp, vpp = plans.pp.astype(float), plans.vpp.astype(float)
+    micro = plans.num_microbatches.astype(float)
+    longest = stages.max(total)
+    # the row of the bottleneck stage of every plan
+    is_longest = np.flatnonzero(total >= longest[stages.plan])
+    bottleneck = np.zeros(len(plans), dtype=np.int64)
+    bottleneck[stages.plan[is_longest[::-1]]] = is_longest[::-1]
+    waiting = (stages.sum(total) - longest) / np.where(plans.schedule == SCHEDULES.index("gpipe"), 1.0, vpp)
+    weight_share = np.clip(t.weight_s[bottleneck] / np.maximum(longest, 1e-30), 0.0, 0.45)
+    factor = np.select(
+        [plans.schedule == SCHEDULES.index("zero-bubble"), plans.schedule == SCHEDULES.index("dualpipe")],
+        [
+            1.0 - 2.0 * weight_share,
+            # (P/2 - 1) * (F&B + B - 3W) against (P - 1) * (F + B)
+            np.where(pp > 1, (pp / 2 - 1) / np.maximum(pp - 1, 1.0), 1.0)
+            * (1.0 + t.backward_s[bottleneck] / np.maximum(longest, 1e-30) - 3.0 * weight_share),
+        ],
+        1.0,
+    )
+    bubble = waiting * np.maximum(factor, 0.0)
+
+    send_hidden = np.where(plans.p2p_overlap, table.column("overlap_send"), 0.0)
+    one_send = table.column("send") * stages.max(stages.send_s)
+    send = np.where(pp > 1, one_send * (2.0 * vpp * micro * (1 - send_hidden) + 2.0 * (pp - 1)), 0.0)
+
+    gradient = table.column("gradient") * stages.max(stages.gradient_s)
+    parameter = table.column("gradient") * stages.max(stages.parameter_s)
+    overlap = table.column("overlap_grad")
+    # gradients hide behind the last backward pass, parameters behind the first forward pass
+    room_b = t.backward_s[bottleneck] + 0.5 * bubble
+    room_f = t.forward_s[bottleneck] + 0.5 * bubble
+    data_parallel = _exposed(gradient, np.where(plans.grad_overlap, overlap, 0.0), room_b) + _exposed(
+        parameter, np.where(plans.param_overlap, overlap, 0.0), room_f
+    )
+    optimizer = table.column("optimizer") * stages.max(stages.optimizer_s)
+    fixed = table.column("fixed")
+    body = micro * longest + bubble + send + data_parallel + optimizer + fixed
+    doublings = np.maximum(np.log2(np.maximum(plans.num_devices, 1) / 8.0), 0.0)
+    straggler = body * table.column("straggler") * doublings
+    software = (body + straggler) * (table.column("all") - 1.0)
+    low = (
+        micro * stages.max(np.maximum(t.compute_s, t.communication_s))
+        + np.minimum(bubble, stages.sum(t.compute_s) / vpp)
+        + optimizer
+    )
+    high = body + straggler + micro * (t.compute_s + t.communication_s - total)[bottleneck].clip(0.0)
+    high = high + gradient + parameter - data_parallel + 2.0 * vpp * micro * one_send * send_hidden
+
+    def part(values_s: Floats) -> Floats:
+        return micro * values_s[bottleneck]
+
+    step = body + straggler + software
+    return StepTime(
+        step_s=step,
+        linear_s=part(t.linear),
+        expert_s=part(t.expert),
+        attention_s=part(t.attention),
+        scan_s=part(t.scan),
+        memory_s=part(t.memory),
+        route_s=part(t.route),
+        recompute_s=part(t.recompute),
+        launch_s=part(t.launch),
+        tp_s=part(t.tp),
+        ep_s=part(t.ep),
+        cp_s=part(t.cp),
+        fsdp_s=part(t.fsdp),
+        bubble_s=bubble,
+        send_s=send,
+        data_parallel_s=data_parallel,
+        optimizer_s=optimizer,
+        fixed_s=fixed,
+        straggler_s=straggler,
+        software_s=software,
+        low_s=np.minimum(low, step),
+        high_s=np.maximum(high, step),
+        microbatch_forward_s=t.forward_s[bottleneck],
+        microbatch_backward_s=t.backward_s[bottleneck],
+    )
+
+
+def _exposed(traffic: Floats, overlap: Floats, room: Floats) -> Floats:
+    """What of a transfer is not hidden: the part that never hides, and what exceeds the room to hide in."""
+    hideable = traffic * overlap
+    beyond = np.maximum(hideable - room, 0.0)
+    return traffic - hideable + beyond
