@@ -75,6 +75,8 @@ class Tier:
         One message, device to device, across this tier.
     in_network_reduction : bool
         Switches that reduce (NVLink SHARP).
+    full_num_devices : int or None
+        Devices that a fully equipped instance joins, where ``num_devices`` was cut down to a smaller machine.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Tier:
     bytes_per_s: float
     latency_s: float
     in_network_reduction: bool = False
+    full_num_devices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,14 @@ class Machine:
         What that power covers, in words.
     software : str
         Software stack and generation that a prediction is for.
+    unit_measured_power_w : float or None
+        Mean power of one unit measured while training; None where nobody published it.
+    measured_power_basis : str
+        What was measured, in words.
+    unit_published_flop_per_s : float or None
+        BF16 peak of one unit as its vendor publishes it, which may count more than the matrix units.
+    published_flop_basis : str
+        What that figure counts, in words.
     """
 
     id: str
@@ -122,6 +133,10 @@ class Machine:
     unit_power_w: float | None
     power_basis: str
     software: str
+    unit_measured_power_w: float | None = None
+    measured_power_basis: str = ""
+    unit_published_flop_per_s: float | None = None
+    published_flop_basis: str = ""
 
     @property
     def num_packages(self) -> int:
@@ -147,6 +162,11 @@ class Machine:
         tiers = []
         for i, tier in enumerate(self.tiers):
             outermost = i == len(self.tiers) - 1
-            size = num_devices if outermost and tier.kind == "rail" else min(tier.num_devices, num_devices)
-            tiers.append(dataclasses.replace(tier, num_devices=size))
+            if outermost:
+                tiers.append(dataclasses.replace(tier, num_devices=num_devices))
+            else:
+                full = tier.full_num_devices or tier.num_devices
+                tiers.append(
+                    dataclasses.replace(tier, num_devices=min(full, num_devices), full_num_devices=full)
+                )
         return dataclasses.replace(self, num_devices=num_devices, tiers=tuple(tiers))
