@@ -1,0 +1,428 @@
+"""Compiled kernels: max-min water-filling, completion events, colour refinement. Each has a NumPy twin in `reference`.
+
+Flows name segments (``seg``, shape (flows, columns), -1 unused) and segments name links in compressed rows
+(``ptr``, ``link``, ``weight``). ``mult`` says how many equal flows one entry stands for; empty means one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_TIE = 1e-12  # shares closer than this are one bottleneck level: the rounding of double precision
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _push(key, item, size, k, v):  # type: ignore[no-untyped-def]
+    i = size
+    while i > 0:
+        parent = (i - 1) >> 1
+        if key[parent] <= k:
+            break
+        key[i], item[i] = key[parent], item[parent]
+        i = parent
+    key[i], item[i] = k, v
+    return size + 1
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _drop_top(key, item, size):  # type: ignore[no-untyped-def]
+    size -= 1
+    k, v = key[size], item[size]
+    i = 0
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        if child + 1 < size and key[child + 1] < key[child]:
+            child += 1
+        if key[child] >= k:
+            break
+        key[i], item[i] = key[child], item[child]
+        i = child
+    key[i], item[i] = k, v
+    return size
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _fill(  # type: ignore[no-untyped-def]
+    seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
+    total, left, count, stamp, mark, rate, remaining, delta, touched, key, item,
+):  # fmt: skip
+    """Lazy-heap water-filling: a link's share only rises, so a stale key is recomputed when it is popped."""
+    columns = seg.shape[1]
+    many = mult.size > 0
+    size = 0
+    for ln in range(len(total)):
+        if count[ln] > 0.5:
+            size = _push(key, item, size, max(left[ln], 0.0) / total[ln], ln)
+    levels = 0
+    while remaining > 0 and size > 0:
+        k, ln = key[0], item[0]
+        size = _drop_top(key, item, size)
+        if count[ln] <= 0.5:
+            continue
+        share = max(left[ln], 0.0) / total[ln]
+        if size > 0 and share > key[0] and share > k * (1.0 + _TIE):
+            size = _push(key, item, size, share, ln)
+            continue
+        levels += 1
+        num_touched = 0
+        for e in range(link_ptr[ln], link_ptr[ln + 1]):
+            s = link_seg[e]
+            for j in range(list_ptr[s], list_ptr[s] + list_len[s]):
+                f = list_flow[j]
+                if stamp[f] == mark:
+                    continue
+                stamp[f] = mark
+                rate[f] = share
+                remaining -= 1
+                for c in range(columns):
+                    s2 = seg[f, c]
+                    if s2 >= 0:
+                        if delta[s2] == 0.0:
+                            touched[num_touched] = s2
+                            num_touched += 1
+                        delta[s2] += mult[f, c] if many else 1.0
+        for i in range(num_touched):
+            s2 = touched[i]
+            d = delta[s2]
+            delta[s2] = 0.0
+            for e in range(ptr[s2], ptr[s2 + 1]):
+                other = link[e]
+                total[other] -= weight[e] * d
+                left[other] -= weight[e] * d * share
+                count[other] -= d
+    return levels
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _links_to_segments(ptr, link, num_links):  # type: ignore[no-untyped-def]
+    link_ptr = np.zeros(num_links + 1, np.int64)
+    for e in range(len(link)):
+        link_ptr[link[e] + 1] += 1
+    for ln in range(num_links):
+        link_ptr[ln + 1] += link_ptr[ln]
+    at = link_ptr[:-1].copy()
+    link_seg = np.empty(len(link), np.int32)
+    for s in range(len(ptr) - 1):
+        for e in range(ptr[s], ptr[s + 1]):
+            link_seg[at[link[e]]] = s
+            at[link[e]] += 1
+    return link_ptr, link_seg
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyped-def]
+    """Max-min fair rates of all flows, written into ``rate``; returns the number of bottleneck levels or passes.
+
+    First passes freeze every flow that has a locally smallest share, with no index from segments to flows: one pass is
+    enough where all bottlenecks are alike. What then remains goes to the heap.
+    """
+    num_flows, columns = seg.shape
+    num_seg, num_links = len(ptr) - 1, len(cap)
+    many = mult.size > 0
+    n = np.zeros(num_seg)
+    active = np.empty(num_flows, np.int32)
+    num_active = 0
+    for f in range(num_flows):
+        used = False
+        for c in range(columns):
+            s = seg[f, c]
+            if s >= 0:
+                n[s] += mult[f, c] if many else 1.0
+                used = True
+        rate[f] = np.inf
+        if used:
+            active[num_active] = f
+            num_active += 1
+    total, left, share = np.zeros(num_links), cap.copy(), np.empty(num_links)
+    own, reach = np.empty(num_seg), np.empty(num_seg)
+    flag, local = np.zeros(num_seg, np.bool_), np.empty(num_links, np.bool_)
+    delta, amount = np.zeros(num_seg), np.zeros(num_seg)
+    passes = 0
+    while num_active > 0:
+        total[:] = 0.0
+        for s in range(num_seg):
+            if n[s] > 0.5:
+                for e in range(ptr[s], ptr[s + 1]):
+                    total[link[e]] += weight[e] * n[s]
+        for ln in range(num_links):
+            share[ln] = max(left[ln], 0.0) / total[ln] if total[ln] > 0 else np.inf
+        for s in range(num_seg):
+            best = np.inf
+            for e in range(ptr[s], ptr[s + 1]):
+                best = min(best, share[link[e]])
+            own[s], reach[s], flag[s] = best, np.inf, False
+        for i in range(num_active):
+            f = active[i]
+            best = np.inf
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0 and own[s] < best:
+                    best = own[s]
+            rate[f] = best
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0 and best < reach[s]:
+                    reach[s] = best
+        local[:] = True
+        for s in range(num_seg):
+            if n[s] > 0.5:
+                for e in range(ptr[s], ptr[s + 1]):
+                    if share[link[e]] > reach[s] * (1.0 + _TIE):
+                        local[link[e]] = False
+        for s in range(num_seg):
+            if n[s] > 0.5:
+                for e in range(ptr[s], ptr[s + 1]):
+                    if local[link[e]]:
+                        flag[s] = True
+        kept = 0
+        for i in range(num_active):
+            f = active[i]
+            hit = False
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0 and flag[s]:
+                    hit = True
+            if hit:
+                for c in range(columns):
+                    s = seg[f, c]
+                    if s >= 0:
+                        m = mult[f, c] if many else 1.0
+                        delta[s] += m
+                        amount[s] += m * rate[f]
+            else:
+                active[kept] = f
+                kept += 1
+        frozen = num_active - kept
+        num_active = kept
+        passes += 1
+        for s in range(num_seg):
+            if delta[s] > 0:
+                n[s] -= delta[s]
+                for e in range(ptr[s], ptr[s + 1]):
+                    left[link[e]] -= weight[e] * amount[s]
+                delta[s], amount[s] = 0.0, 0.0
+        if passes >= 2 and frozen * 8 < num_active:
+            break
+    if num_active == 0:
+        return passes
+
+    list_ptr = np.zeros(num_seg + 1, np.int64)
+    for i in range(num_active):
+        for c in range(columns):
+            s = seg[active[i], c]
+            if s >= 0:
+                list_ptr[s + 1] += 1
+    for s in range(num_seg):
+        list_ptr[s + 1] += list_ptr[s]
+    list_flow = np.empty(list_ptr[num_seg], np.int32)
+    list_len = np.zeros(num_seg, np.int64)
+    stamp = np.zeros(num_flows, np.int32)
+    for i in range(num_active):
+        f = active[i]
+        for c in range(columns):
+            s = seg[f, c]
+            if s >= 0:
+                list_flow[list_ptr[s] + list_len[s]] = f
+                list_len[s] += 1
+    count = np.zeros(num_links)
+    total[:] = 0.0
+    for s in range(num_seg):
+        if n[s] > 0.5:
+            for e in range(ptr[s], ptr[s + 1]):
+                total[link[e]] += weight[e] * n[s]
+                count[link[e]] += n[s]
+    link_ptr, link_seg = _links_to_segments(ptr, link, num_links)
+    key, item = np.empty(num_links + 1), np.empty(num_links + 1, np.int32)
+    touched = np.empty(num_seg, np.int32)
+    return passes + _fill(
+        seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
+        total, left, count, stamp, 1, rate, num_active, delta, touched, key, item,
+    )  # fmt: skip
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def simulate(seg, ptr, link, weight, cap, size, start, order, tolerance, finish):  # type: ignore[no-untyped-def]
+    """Run flows to completion under max-min sharing, re-solved at every start and completion.
+
+    ``order`` lists flows by ``start``. Completions within ``tolerance`` of the clock after the next one are taken
+    together, each at the time that its own rate gives. Returns the number of solves.
+    """
+    num_flows, columns = seg.shape
+    num_seg, num_links = len(ptr) - 1, len(cap)
+    mult = np.empty((0, 0))
+    link_ptr, link_seg = _links_to_segments(ptr, link, num_links)
+    list_ptr = np.zeros(num_seg + 1, np.int64)
+    for f in range(num_flows):
+        for c in range(columns):
+            if seg[f, c] >= 0:
+                list_ptr[seg[f, c] + 1] += 1
+    for s in range(num_seg):
+        list_ptr[s + 1] += list_ptr[s]
+    list_flow, list_len = np.empty(list_ptr[num_seg], np.int32), np.zeros(num_seg, np.int64)
+    list_column = np.empty(list_ptr[num_seg], np.int32)
+    place = np.empty((num_flows, columns), np.int64)
+    active, num_active = np.empty(num_flows, np.int32), 0
+    rest, rate = size.copy(), np.zeros(num_flows)
+    stamp = np.zeros(num_flows, np.int32)
+    total, left, count = np.zeros(num_links), np.empty(num_links), np.zeros(num_links)
+    key, item = np.empty(num_links + 1), np.empty(num_links + 1, np.int32)
+    delta, touched = np.zeros(num_seg), np.empty(num_seg, np.int32)
+    now, coming, solves = 0.0, 0, 0
+    while num_active > 0 or coming < num_flows:
+        if num_active == 0:
+            now = max(now, start[order[coming]])
+        while coming < num_flows and start[order[coming]] <= now * (1.0 + _TIE):
+            f = order[coming]
+            coming += 1
+            used = False
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0:
+                    used = True
+                    at = list_ptr[s] + list_len[s]
+                    list_flow[at], list_column[at] = f, c
+                    place[f, c] = at
+                    list_len[s] += 1
+            if used and rest[f] > 0:
+                active[num_active] = f
+                num_active += 1
+            else:
+                finish[f] = start[f]
+                for c in range(columns):
+                    if seg[f, c] >= 0:
+                        list_len[seg[f, c]] -= 1
+        if num_active == 0:
+            continue
+        total[:] = 0.0
+        count[:] = 0.0
+        for ln in range(num_links):
+            left[ln] = cap[ln]
+        for s in range(num_seg):
+            if list_len[s] > 0:
+                for e in range(ptr[s], ptr[s + 1]):
+                    total[link[e]] += weight[e] * list_len[s]
+                    count[link[e]] += list_len[s]
+        solves += 1
+        _fill(
+            seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
+            total, left, count, stamp, solves, rate, num_active, delta, touched, key, item,
+        )  # fmt: skip
+        step = np.inf
+        for i in range(num_active):
+            f = active[i]
+            if rate[f] > 0 and rest[f] < step * rate[f]:
+                step = rest[f] / rate[f]
+        if coming < num_flows and start[order[coming]] - now < step:
+            step = start[order[coming]] - now
+        if step == np.inf:  # nothing moves: every path left is dead
+            for i in range(num_active):
+                finish[active[i]] = np.inf
+            return solves
+        window = step + max(tolerance, _TIE) * (now + step)
+        kept = 0
+        for i in range(num_active):
+            f = active[i]
+            if rest[f] <= window * rate[f]:
+                finish[f] = now + rest[f] / rate[f]
+                for c in range(columns):
+                    s = seg[f, c]
+                    if s >= 0:
+                        at, last = place[f, c], list_ptr[s] + list_len[s] - 1
+                        moved, moved_column = list_flow[last], list_column[last]
+                        list_flow[at], list_column[at] = moved, moved_column
+                        place[moved, moved_column] = at
+                        list_len[s] -= 1
+            else:
+                rest[f] -= rate[f] * step
+                active[kept] = f
+                kept += 1
+        num_active = kept
+        now += step
+    return solves
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _scramble(x):  # type: ignore[no-untyped-def]
+    z = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def label(colours):  # type: ignore[no-untyped-def]
+    """Number 64-bit colours densely in order of appearance; returns the labels and the first place of each."""
+    n = len(colours)
+    labels = np.empty(n, np.int32)
+    size = 64
+    slots, owner = np.full(size, -1, np.int32), np.empty(n, np.int32)
+    found = 0
+    for i in range(n):
+        h = np.int64(_scramble(colours[i]) & np.uint64(size - 1))
+        while slots[h] >= 0 and colours[owner[slots[h]]] != colours[i]:
+            h = (h + 1) & (size - 1)
+        if slots[h] < 0:
+            slots[h] = found
+            owner[found] = i
+            found += 1
+            labels[i] = found - 1
+            if found * 2 > size:
+                size *= 4
+                slots = np.full(size, -1, np.int32)
+                for j in range(found):
+                    g = np.int64(_scramble(colours[owner[j]]) & np.uint64(size - 1))
+                    while slots[g] >= 0:
+                        g = (g + 1) & (size - 1)
+                    slots[g] = j
+        else:
+            labels[i] = slots[h]
+    return labels, owner[:found].copy()
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def refine(seg, mult_code, ptr, link, weight_code, flow_colour, link_colour):  # type: ignore[no-untyped-def]
+    """Colour refinement on the flow-segment-link incidence, in place, until the links' partition stands still.
+
+    Colours are 64-bit hashes and hold the colour before, so classes only split. Returns the number of rounds.
+    """
+    num_flows, columns = seg.shape
+    num_seg = len(ptr) - 1
+    many = mult_code.size > 0
+    classes = len(label(link_colour)[1])
+    rounds = 0
+    while True:
+        rounds += 1
+        down = np.zeros(num_seg, np.uint64)
+        up = np.zeros(num_seg, np.uint64)
+        for s in range(num_seg):
+            acc = np.uint64(0)
+            for e in range(ptr[s], ptr[s + 1]):
+                acc += _scramble(link_colour[link[e]] ^ weight_code[e])
+            up[s] = _scramble(acc)
+        for f in range(num_flows):
+            acc = np.uint64(0)
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0:
+                    acc += _scramble(up[s] ^ mult_code[f, c]) if many else up[s]
+            colour = _scramble(flow_colour[f] + acc)
+            flow_colour[f] = colour
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0:
+                    down[s] += _scramble(colour ^ mult_code[f, c]) if many else colour
+        gathered = np.zeros(len(link_colour), np.uint64)
+        for s in range(num_seg):
+            for e in range(ptr[s], ptr[s + 1]):
+                gathered[link[e]] += down[s] * (weight_code[e] | np.uint64(1))
+        for ln in range(len(link_colour)):
+            link_colour[ln] = _scramble(link_colour[ln] + _scramble(gathered[ln]))
+        now = len(label(link_colour)[1])
+        if now == classes:
+            return rounds
+        classes = now
+        if rounds > 64:
+            return rounds
