@@ -163,4 +163,4 @@ def price_per_device_hour(
 def _range(price: Price) -> str:
     if price.low_usd is None or price.high_usd is None:
         return ""
-    return f" (US$ {price.low_usd:,g} to {price.high_usd:,g})"
+    return f" (US$ {price.low_usd:,.10g} to {price.high_usd:,.10g})"

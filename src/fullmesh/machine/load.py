@@ -115,12 +115,12 @@ def _build(
     spec: MachineSpec, lines: SourceLines, *, num_devices: int | None, chip: str | None
 ) -> MachineRecord:
     facts = load_facts()
-    device = _chip_of(spec, lines, chip, facts)
+    quantities: list[Quantity] = []
+    device = _chip_of(spec, lines, chip, facts, quantities)
     _check_structure(spec, lines)
     size = spec.size
     count = size.default_devices if num_devices is None else num_devices
     _check_num_devices(spec, count)
-    quantities: list[Quantity] = []
 
     def figure(
         text: str, dimension: str, label: str, location: tuple[str | int, ...], source: str
@@ -210,7 +210,9 @@ def _basis(quantity: Quantity | None, covers: str) -> str:
     return f"{covers or quantity.fact.basis} ({quantity.fact.kind}; {quantity.source})"
 
 
-def _chip_of(spec: MachineSpec, lines: SourceLines, chip: str | None, facts: FactBook) -> Chip:
+def _chip_of(
+    spec: MachineSpec, lines: SourceLines, chip: str | None, facts: FactBook, quantities: list[Quantity]
+) -> Chip:
     if chip is not None:
         own = spec.chip if isinstance(spec.chip, str) else spec.chip.id
         allowed = (own, *spec.chip_alternatives)
@@ -227,10 +229,10 @@ def _chip_of(spec: MachineSpec, lines: SourceLines, chip: str | None, facts: Fac
             return load_chip(spec.chip)
         except CatalogError as error:
             raise CatalogError(error.what, where=lines.where(("chip",)), hint=error.hint) from None
-    return _inline_chip(spec.chip, lines, facts)
+    return _inline_chip(spec.chip, lines, facts, quantities)
 
 
-def _inline_chip(spec: ChipSpec, lines: SourceLines, facts: FactBook) -> Chip:
+def _inline_chip(spec: ChipSpec, lines: SourceLines, facts: FactBook, quantities: list[Quantity]) -> Chip:
     if spec.operator_profile not in operator_profiles():
         raise CatalogError(
             f"unknown operator profile {spec.operator_profile!r}",
@@ -239,11 +241,18 @@ def _inline_chip(spec: ChipSpec, lines: SourceLines, facts: FactBook) -> Chip:
             hint=did_you_mean(spec.operator_profile, list(operator_profiles())),
         )
 
-    def value(text: str, dimension: str, *location: str) -> float:
-        where = lines.where(("chip", *location))
-        return resolve(
-            text, dimension, label="", facts=facts, chip_id=spec.id, source=spec.source, where=where
-        ).si_value
+    def figure(text: str, dimension: str, *location: str) -> float:
+        quantity = resolve(
+            text,
+            dimension,
+            label="chip: " + " ".join(location),
+            facts=facts,
+            chip_id=spec.id,
+            source=spec.source,
+            where=lines.where(("chip", *location)),
+        )
+        quantities.append(quantity)
+        return quantity.si_value
 
     return Chip(
         id=spec.id,
@@ -253,13 +262,13 @@ def _inline_chip(spec: ChipSpec, lines: SourceLines, facts: FactBook) -> Chip:
         arch=spec.arch,
         basis=spec.basis,
         matrix_flop_per_s={
-            dtype: value(text, "flop_per_s", "matrix", dtype) for dtype, text in spec.matrix.items()
+            dtype: figure(text, "flop_per_s", "matrix", dtype) for dtype, text in spec.matrix.items()
         },
-        vector_flop_per_s=value(spec.vector_fp32, "flop_per_s", "vector_fp32"),
-        hbm_bytes=value(spec.hbm_capacity, "bytes", "hbm_capacity"),
-        hbm_bytes_per_s=value(spec.hbm_bandwidth, "bytes_per_s", "hbm_bandwidth"),
+        vector_flop_per_s=figure(spec.vector_fp32, "flop_per_s", "vector_fp32"),
+        hbm_bytes=figure(spec.hbm_capacity, "bytes", "hbm_capacity"),
+        hbm_bytes_per_s=figure(spec.hbm_bandwidth, "bytes_per_s", "hbm_bandwidth"),
         num_cores=spec.num_cores,
-        power_w=None if spec.power is None else value(spec.power, "w", "power"),
+        power_w=None if spec.power is None else figure(spec.power, "w", "power"),
         operator_profile=spec.operator_profile,
     )
 

@@ -178,7 +178,8 @@ def read_machine_file(path: Path) -> tuple[MachineSpec, SourceLines]:
 
 
 def _as_catalog_error(error: pydantic.ValidationError, lines: SourceLines) -> CatalogError:
-    details = error.errors()
+    # An unknown key comes first: a misspelt key is also a missing one, and the spelling is the cause.
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first: Any = details[0]
     location: Location = tuple(part for part in first["loc"] if part not in ("chip-id", "chip-table"))
     if location[-1:] in (("int",), ("literal['all']",), ("[key]",)):
