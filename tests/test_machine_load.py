@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fullmesh.catalog import load_facts
 from fullmesh.errors import CatalogError
 from fullmesh.machine import Machine, list_chips, list_machines, load_chip, load_machine
 from fullmesh.machine.load import MACHINES_DIR, load_machine_record, machine_aliases
@@ -214,6 +215,20 @@ def test_the_bin_of_an_a2_machine_is_an_assumption_with_alternatives() -> None:
     assert other.chip.matrix_flop_per_s["bf16"] == pytest.approx(294.9e12)
     with pytest.raises(CatalogError, match="cannot hold the chip 'h200'"):
         load_machine("atlas-900-a2-podc", chip="h200")
+
+
+@pytest.mark.parametrize("name", ["atlas-800t-a2", "atlas-900-a2-podc"])
+def test_the_assumed_bin_is_a_fact_row_with_its_alternative(name: str) -> None:
+    facts = load_facts()
+    assumed = facts.used(name, "chip_matrix_bf16")
+    assert assumed.kind == "assumed"
+    assert load_machine(name).chip.matrix_flop_per_s["bf16"] == assumed.si_value
+    loadable = {load_chip(c).matrix_flop_per_s["bf16"] for c in load_machine_record(name).chip_alternatives}
+    assert {f.si_value for f in facts.alternatives(assumed)} <= loadable
+
+
+def test_a_published_total_belongs_to_the_published_chip() -> None:
+    assert load_machine("cloudmatrix384", chip="ascend-910c-560t").unit_published_flop_per_s is None
 
 
 def test_an_unknown_machine_or_chip_is_an_error_with_a_hint() -> None:

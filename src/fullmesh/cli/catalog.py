@@ -42,7 +42,7 @@ _UNITS = {
     "count": "",
     "ratio": "",
 }
-_PLAIN_WIDTH = 160  # columns where standard output is not a terminal
+_PLAIN_WIDTH = 10_000  # where standard output is not a terminal, a row is one line
 
 
 @click.group(
@@ -101,7 +101,8 @@ def command(
             }
         _write_json(data)
     elif filtered:
-        _print(_fact_table(facts, title=f"{len(facts)} facts"))
+        sources = _Sources()
+        _print(_fact_table(facts, sources, title=f"{len(facts)} facts"), sources.table())
     else:
         _print(_chip_table(all_chips()), _machine_table(all_machines()))
         click.echo(
@@ -151,6 +152,22 @@ def _print(*tables: Table) -> None:
     )
     for table in tables:
         console.print(table)
+
+
+class _Sources:
+    """Numbers for sources, so that a table cites each in a narrow column and names it once below."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def cite(self, source: str, date: str = "") -> str:
+        return str(self._numbers.setdefault((source, date), len(self._numbers) + 1))
+
+    def table(self) -> Table:
+        table = _table("Sources", "no.>", "source", "date")
+        for (source, date), number in self._numbers.items():
+            table.add_row(str(number), source, date)
+        return table
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -238,8 +255,12 @@ def _machine_table(records: Sequence[MachineRecord]) -> Table:
     return table
 
 
-def _fact_table(facts: Sequence[Fact], *, title: str) -> Table:
-    table = _table(title, "item", "parameter", "value>", "basis", "kind", "status", "source", "date", "note")
+def _fact_table(facts: Sequence[Fact], sources: _Sources, *, title: str) -> Table:
+    table = _table(title, "item", "parameter", "value>", "basis", "kind", "status", "source>", "note")
+    for column, texts in zip(
+        table.columns, ([f.item for f in facts], [f.parameter for f in facts]), strict=False
+    ):
+        column.min_width = max((len(text) for text in texts), default=0)
     for fact in facts:
         basis = fact.basis if fact.direction == "-" else f"{fact.basis}; {fact.direction}"
         table.add_row(
@@ -249,20 +270,19 @@ def _fact_table(facts: Sequence[Fact], *, title: str) -> Table:
             basis,
             fact.kind,
             fact.status,
-            fact.source,
-            fact.date,
+            sources.cite(fact.source, fact.date),
             fact.note,
         )
     return table
 
 
 def _description_tables(description: Description) -> list[Table]:
-    tables = []
+    tables, sources = [], _Sources()
     if description.record is not None:
-        tables += [_structure_table(description), _quantity_table(description.record.quantities)]
+        tables += [_structure_table(description), _quantity_table(description.record.quantities, sources)]
     if description.facts:
-        tables.append(_fact_table(description.facts, title=f"Facts about {description.name}"))
-    return tables
+        tables.append(_fact_table(description.facts, sources, title=f"Facts about {description.name}"))
+    return [*tables, sources.table()]
 
 
 def _structure_table(description: Description) -> Table:
@@ -290,13 +310,16 @@ def _structure_table(description: Description) -> Table:
     return table
 
 
-def _quantity_table(quantities: Sequence[Quantity]) -> Table:
-    table = _table("Figures of the machine", "figure", "value>", "basis", "kind", "fact", "source", "date")
+def _quantity_table(quantities: Sequence[Quantity], sources: _Sources) -> Table:
+    table = _table("Figures of the machine", "figure", "value>", "basis", "kind", "fact", "source>")
     for quantity in quantities:
         fact = quantity.fact
         amount = _amount(quantity.si_value, quantity.dimension)
         if fact is None:
-            table.add_row(quantity.label, amount, "as stated in the file", "-", "-", quantity.source, "-")
+            table.add_row(
+                quantity.label, amount, "as stated in the file", "-", "-", sources.cite(quantity.source), "-"
+            )
         else:
-            table.add_row(quantity.label, amount, fact.basis, fact.kind, fact.key, fact.source, fact.date)
+            cite = sources.cite(fact.source, fact.date)
+            table.add_row(quantity.label, amount, fact.basis, fact.kind, fact.key, cite)
     return table

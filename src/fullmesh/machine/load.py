@@ -169,7 +169,7 @@ def _build(
         if spec.power.measured is not None:
             label = "measured power of one unit"
             measured = figure(spec.power.measured, "w", label, ("power", "measured"), spec.power.source)
-    if spec.published is not None:
+    if spec.published is not None and device.id == _own_chip(spec):
         label = "published BF16 peak of one unit"
         published = figure(
             spec.published.bf16, "flop_per_s", label, ("published", "bf16"), spec.published.source
@@ -210,11 +210,15 @@ def _basis(quantity: Quantity | None, covers: str) -> str:
     return f"{covers or quantity.fact.basis} ({quantity.fact.kind}; {quantity.source})"
 
 
+def _own_chip(spec: MachineSpec) -> str:
+    return spec.chip if isinstance(spec.chip, str) else spec.chip.id
+
+
 def _chip_of(
     spec: MachineSpec, lines: SourceLines, chip: str | None, facts: FactBook, quantities: list[Quantity]
 ) -> Chip:
     if chip is not None:
-        own = spec.chip if isinstance(spec.chip, str) else spec.chip.id
+        own = _own_chip(spec)
         allowed = (own, *spec.chip_alternatives)
         if chip not in allowed:
             raise CatalogError(
