@@ -43,6 +43,7 @@ _UNITS = {
     "ratio": "",
 }
 _PLAIN_WIDTH = 10_000  # where standard output is not a terminal, a row is one line
+_MIN_WIDTH = 110  # below this tables would lose columns; a narrower terminal wraps their lines instead
 
 
 @click.group(
@@ -147,9 +148,8 @@ def _write_csv(facts: Sequence[Fact]) -> None:
 def _print(*tables: Table) -> None:
     from rich.console import Console
 
-    console = (
-        Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PLAIN_WIDTH)
-    )
+    width = max(Console().width, _MIN_WIDTH) if sys.stdout.isatty() else _PLAIN_WIDTH
+    console = Console(highlight=False, width=width)
     for table in tables:
         console.print(table)
 
