@@ -15,14 +15,6 @@ from fullmesh.fabric.wiring import IntArray, LayerFacts, Wiring
 
 LAYER_KINDS = ("clos", "fat-tree", "full-mesh", "torus", "dragonfly")
 TIER_KINDS = ("package", "switch", "mesh", "rail")
-ALIASES = {
-    "cm384": "cloudmatrix384",
-    "nvl72": "gb200-nvl72",
-    "a100": "dgx-a100",
-    "h100": "dgx-h100",
-    "h200": "dgx-h200",
-    "b200": "dgx-b200",
-}
 
 
 def load_topology(name: str, num_devices: int | None = None, *, units: float | None = None) -> Topology:
@@ -42,7 +34,7 @@ def load_topology(name: str, num_devices: int | None = None, *, units: float | N
     TopologyError
         Anything contradictory, with file and line.
     """
-    document = open_document(name, lambda n: ALIASES.get(n.lower(), n.lower()))
+    document = open_document(name)
     return build_topology(document, num_devices, units=units)
 
 
@@ -54,6 +46,7 @@ def build_topology(
     title = top.text("title", top.text("name"))
     top.raw("source")
     top.raw("note")
+    top.raw("aliases")
     basis = top.text("basis", "gpu")
     if basis not in ("gpu", "npu", "die"):
         raise top.fail(f"basis = {basis!r}", "basis", expected="gpu, npu or die")
@@ -123,7 +116,15 @@ def _require_connected(topology: Topology, document: Document) -> None:
         )
 
 
-def _facts(reader: Reader, *, group: int, port: float, tier: str, carries: bool = True) -> LayerFacts:
+def _facts(
+    reader: Reader,
+    *,
+    group: int,
+    port: float,
+    tier: str,
+    carries: bool = True,
+    levels: tuple[tuple[str, int], ...] = (),
+) -> LayerFacts:
     kind = reader.text("tier", tier)
     if kind not in TIER_KINDS:
         raise reader.fail(f"tier = {kind!r}", "tier", expected=", ".join(TIER_KINDS))
@@ -138,6 +139,7 @@ def _facts(reader: Reader, *, group: int, port: float, tier: str, carries: bool 
         in_network_reduction=reader.flag("in_network_reduction"),
         source=reader.text("source"),
         carries_devices=carries,
+        levels=levels,
     )
 
 
@@ -283,8 +285,15 @@ def _wire_clos_layer(
     group_nodes = nodes if cores else (pods_of if spines else nodes_per_leaf)
     if not cores and spines == 0 and rails > 1:
         raise reader.fail("rails without spines never meet", "spines", expected="spines of at least 1")
+    joined = (nodes_per_leaf * per_node, group_nodes * per_node)
+    levels = reader.raw("levels", [])
+    if levels and (not isinstance(levels, list) or len(levels) != 2 or rails > 1 or not spines):
+        raise reader.fail(
+            "'levels' names leaf groups and pods", "levels", expected="two names, one rail, spines"
+        )
     facts = _facts(
         reader,
+        levels=tuple(zip(map(str, levels), joined, strict=True)) if levels else (),
         group=min(group_nodes * per_node, total),
         port=link * float(share.sum()),
         tier="switch",

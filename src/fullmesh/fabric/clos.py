@@ -7,8 +7,10 @@ Without spines a pod is its leaf alone. All numbers of links follow by arithmeti
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fullmesh.fabric import wiring
 from fullmesh.fabric.wiring import (
@@ -81,11 +83,11 @@ class ClosLayer:
 
     def joins(self, src: IntArray, dst: IntArray, capacity: FloatArray) -> BoolArray:
         a, b = self.leaf_of[src], self.leaf_of[dst]
-        both = (a >= 0) & (b >= 0)
+        both: BoolArray = np.asarray((a >= 0) & (b >= 0), bool)
         if self.num_spines == 0:
-            return both & (a == b)
+            return np.asarray(both & (a == b), bool)
         if self.num_cores == 0:
-            return both & (a // self.leaves_per_pod == b // self.leaves_per_pod)
+            return np.asarray(both & (a // self.leaves_per_pod == b // self.leaves_per_pod), bool)
         return both
 
     def profile(self, capacity: FloatArray) -> LongArray:
@@ -135,12 +137,12 @@ class ClosLayer:
             plane_cap = np.where(through, np.minimum(access, share), access)
             if even:
                 plane_w = np.broadcast_to(self.plane_share, (n, p)).copy()
-                cut = ((plane_cap <= 0) & (plane_w > 0)).any(axis=1)
+                cut = np.any((plane_cap <= 0) & (plane_w > 0), axis=1)
             else:
                 plane_w = plane_cap
-                cut = ~(plane_cap > 0).any(axis=1)
+                cut = np.all(plane_cap <= 0, axis=1)
             plane_w = np.nan_to_num(plane_w / plane_w.sum(axis=1, keepdims=True))
-        return plane_w, spine_w, core_w, cut
+        return plane_w, spine_w, core_w, np.asarray(cut, bool)
 
     def _pair_classes(
         self, src: IntArray, dst: IntArray, capacity: FloatArray
@@ -374,7 +376,7 @@ def wire_clos(
     leaf_name, spine_name, core_name = switch_names
     access_kinds = tuple(f"{name}-{leaf_name}" for name in endpoint_kinds)
     kinds = (*access_kinds, f"{leaf_name}-{spine_name}", f"{spine_name}-{core_name}")
-    columns: dict[str, list[LongArray | FloatArray]] = {
+    columns: dict[str, list[NDArray[Any]]] = {
         k: [] for k in ("src", "dst", "cap", "kind", "plane", "mod", "peer")
     }
     at = first_link

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ class Document:
     data: dict[str, Any]
 
     def line(self, table: str = "", index: int = 0, key: str = "") -> int:
-        """Line (from 1) of ``key`` in the ``index``-th ``[[table]]``, or of the table's head where the key is absent."""
+        """Line (from 1) of ``key`` in the ``index``-th ``[[table]]``, or of the table's head."""
         lines = self.text.splitlines()
         start, end = 0, len(lines)
         if table:
@@ -191,7 +190,21 @@ def known_topologies() -> list[str]:
     return sorted(f.name[: -len(".toml")] for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def open_document(name: str, aliases: Callable[[str], str] = str) -> Document:
+def _shipped_name(name: str) -> str | None:
+    """The shipped topology that ``name`` or one of its aliases means."""
+    wanted = name.lower()
+    shipped = known_topologies()
+    if wanted in shipped:
+        return wanted
+    folder = resources.files("fullmesh") / "data" / "topologies"
+    for candidate in shipped:
+        data = tomllib.loads((folder / f"{candidate}.toml").read_text(encoding="utf-8"))
+        if wanted in data.get("aliases", []):
+            return candidate
+    return None
+
+
+def open_document(name: str) -> Document:
     """Read a shipped description by name, or a user's file by path.
 
     Raises
@@ -207,15 +220,15 @@ def open_document(name: str, aliases: Callable[[str], str] = str) -> Document:
             raise TopologyError(f"cannot read the topology file: {error}", where=name) from None
         label = name
     else:
-        shipped = known_topologies()
-        if aliases(name) not in shipped:
+        shipped_name = _shipped_name(name)
+        if shipped_name is None:
             raise TopologyError(
                 f"unknown machine {name!r}",
                 expected="a shipped topology or a path ending in .toml",
-                hint=did_you_mean(name, shipped),
+                hint=did_you_mean(name, known_topologies()),
             )
-        file = resources.files("fullmesh") / "data" / "topologies" / f"{aliases(name)}.toml"
-        text, label = file.read_text(encoding="utf-8"), f"{aliases(name)}.toml"
+        file = resources.files("fullmesh") / "data" / "topologies" / f"{shipped_name}.toml"
+        text, label = file.read_text(encoding="utf-8"), f"{shipped_name}.toml"
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -61,9 +61,10 @@ class GridLayer:
 
     def joins(self, src: IntArray, dst: IntArray, capacity: FloatArray) -> BoolArray:
         grid = int(np.prod(self.sizes))
-        both = (src < self.num_devices) & (dst < self.num_devices) & (src // grid == dst // grid)
+        inside = (src < self.num_devices) & (dst < self.num_devices)
+        both: BoolArray = np.asarray(inside & (src // grid == dst // grid), bool)
         if self.sizes == (2,):  # two dies whose only link is gone meet again in the next layer
-            return both & (capacity[self.first_link + np.where(both, src, 0)] > 0)
+            return np.asarray(both & (capacity[self.first_link + np.where(both, src, 0)] > 0), bool)
         return both
 
     def profile(self, capacity: FloatArray) -> LongArray:

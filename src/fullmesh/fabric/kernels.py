@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+_BLOCK = 64
 _TIE = 1e-12  # shares closer than this are one bottleneck level: the rounding of double precision
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _push(key, item, size, k, v):  # type: ignore[no-untyped-def]
     i = size
     while i > 0:
@@ -25,7 +26,7 @@ def _push(key, item, size, k, v):  # type: ignore[no-untyped-def]
     return size + 1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _drop_top(key, item, size):  # type: ignore[no-untyped-def]
     size -= 1
     k, v = key[size], item[size]
@@ -44,12 +45,15 @@ def _drop_top(key, item, size):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _fill(  # type: ignore[no-untyped-def]
     seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-    total, left, count, stamp, mark, rate, remaining, delta, touched, key, item,
+    total, left, count, frozen, rate, goal, order, done, delta, touched, key, item,
 ):  # fmt: skip
-    """Lazy-heap water-filling: a link's share only rises, so a stale key is recomputed when it is popped."""
+    """Lazy-heap water-filling: a link's share only rises, so a stale key is recomputed when it is popped.
+
+    ``order`` takes flows in the order in which they freeze; ``done`` of ``goal`` are frozen on entry.
+    """
     columns = seg.shape[1]
     many = mult.size > 0
     size = 0
@@ -57,7 +61,7 @@ def _fill(  # type: ignore[no-untyped-def]
         if count[ln] > 0.5:
             size = _push(key, item, size, max(left[ln], 0.0) / total[ln], ln)
     levels = 0
-    while remaining > 0 and size > 0:
+    while done < goal and size > 0:
         k, ln = key[0], item[0]
         size = _drop_top(key, item, size)
         if count[ln] <= 0.5:
@@ -72,11 +76,12 @@ def _fill(  # type: ignore[no-untyped-def]
             s = link_seg[e]
             for j in range(list_ptr[s], list_ptr[s] + list_len[s]):
                 f = list_flow[j]
-                if stamp[f] == mark:
+                if frozen[f]:
                     continue
-                stamp[f] = mark
+                frozen[f] = True
                 rate[f] = share
-                remaining -= 1
+                order[done] = f
+                done += 1
                 for c in range(columns):
                     s2 = seg[f, c]
                     if s2 >= 0:
@@ -96,7 +101,7 @@ def _fill(  # type: ignore[no-untyped-def]
     return levels
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _links_to_segments(ptr, link, num_links):  # type: ignore[no-untyped-def]
     link_ptr = np.zeros(num_links + 1, np.int64)
     for e in range(len(link)):
@@ -112,7 +117,7 @@ def _links_to_segments(ptr, link, num_links):  # type: ignore[no-untyped-def]
     return link_ptr, link_seg
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyped-def]
     """Max-min fair rates of all flows, written into ``rate``; returns the number of bottleneck levels or passes.
 
@@ -195,7 +200,7 @@ def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyp
             else:
                 active[kept] = f
                 kept += 1
-        frozen = num_active - kept
+        settled = num_active - kept
         num_active = kept
         passes += 1
         for s in range(num_seg):
@@ -204,7 +209,7 @@ def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyp
                 for e in range(ptr[s], ptr[s + 1]):
                     left[link[e]] -= weight[e] * amount[s]
                 delta[s], amount[s] = 0.0, 0.0
-        if passes >= 2 and frozen * 8 < num_active:
+        if passes >= 2 and settled * 8 < num_active:
             break
     if num_active == 0:
         return passes
@@ -219,7 +224,7 @@ def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyp
         list_ptr[s + 1] += list_ptr[s]
     list_flow = np.empty(list_ptr[num_seg], np.int32)
     list_len = np.zeros(num_seg, np.int64)
-    stamp = np.zeros(num_flows, np.int32)
+    frozen = np.zeros(num_flows, np.bool_)
     for i in range(num_active):
         f = active[i]
         for c in range(columns):
@@ -239,16 +244,26 @@ def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyp
     touched = np.empty(num_seg, np.int32)
     return passes + _fill(
         seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-        total, left, count, stamp, 1, rate, num_active, delta, touched, key, item,
+        total, left, count, frozen, rate, num_active, active.copy(), 0, delta, touched, key, item,
     )  # fmt: skip
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def simulate(seg, ptr, link, weight, cap, size, start, order, tolerance, finish):  # type: ignore[no-untyped-def]
+@njit(cache=True, fastmath=True)
+def _block_minima(values, minima):  # type: ignore[no-untyped-def]
+    for b in range(len(minima)):
+        best = np.inf
+        for i in range(b * _BLOCK, min((b + 1) * _BLOCK, len(values))):
+            best = min(best, values[i])
+        minima[b] = best
+
+
+@njit(cache=True)
+def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, finish):  # type: ignore[no-untyped-def]
     """Run flows to completion under max-min sharing, re-solved at every start and completion.
 
-    ``order`` lists flows by ``start``. Completions within ``tolerance`` of the clock after the next one are taken
-    together, each at the time that its own rate gives. Returns the number of solves.
+    Exact reuse: when flows of rate r and above leave, everything that froze below r stays as it was, so a solve resumes
+    at that level. Completions within ``tolerance`` of the clock after the next one are taken together, each at the time
+    that its own rate gives. ``by_start`` lists flows by ``start``. Returns the number of solves.
     """
     num_flows, columns = seg.shape
     num_seg, num_links = len(ptr) - 1, len(cap)
@@ -264,87 +279,122 @@ def simulate(seg, ptr, link, weight, cap, size, start, order, tolerance, finish)
     list_flow, list_len = np.empty(list_ptr[num_seg], np.int32), np.zeros(num_seg, np.int64)
     list_column = np.empty(list_ptr[num_seg], np.int32)
     place = np.empty((num_flows, columns), np.int64)
-    active, num_active = np.empty(num_flows, np.int32), 0
-    rest, rate = size.copy(), np.zeros(num_flows)
-    stamp = np.zeros(num_flows, np.int32)
-    total, left, count = np.zeros(num_links), np.empty(num_links), np.zeros(num_links)
+    rest, seen, rate = size.copy(), np.zeros(num_flows), np.zeros(num_flows)
+    due = np.full(num_flows, np.inf)
+    minima = np.empty((num_flows + _BLOCK - 1) // _BLOCK)
+    frozen, gone = np.zeros(num_flows, np.bool_), np.zeros(num_flows, np.bool_)
+    order, done, running = np.empty(num_flows, np.int32), 0, 0
+    total, left, count = np.zeros(num_links), cap.copy(), np.zeros(num_links)
     key, item = np.empty(num_links + 1), np.empty(num_links + 1, np.int32)
     delta, touched = np.zeros(num_seg), np.empty(num_seg, np.int32)
     now, coming, solves = 0.0, 0, 0
-    while num_active > 0 or coming < num_flows:
-        if num_active == 0:
-            now = max(now, start[order[coming]])
-        while coming < num_flows and start[order[coming]] <= now * (1.0 + _TIE):
-            f = order[coming]
+    while running > 0 or coming < num_flows:
+        if running == 0:
+            now = max(now, start[by_start[coming]])
+        fresh = solves % 512 == 0  # from the beginning now and then: keeps rounding from adding up
+        while coming < num_flows and start[by_start[coming]] <= now * (1.0 + _TIE):
+            f = by_start[coming]
             coming += 1
             used = False
             for c in range(columns):
+                if seg[f, c] >= 0:
+                    used = True
+            if not used or rest[f] <= 0:
+                finish[f] = start[f]
+                gone[f] = True
+                continue
+            for c in range(columns):
                 s = seg[f, c]
                 if s >= 0:
-                    used = True
                     at = list_ptr[s] + list_len[s]
-                    list_flow[at], list_column[at] = f, c
-                    place[f, c] = at
+                    list_flow[at], list_column[at], place[f, c] = f, c, at
                     list_len[s] += 1
-            if used and rest[f] > 0:
-                active[num_active] = f
-                num_active += 1
-            else:
-                finish[f] = start[f]
-                for c in range(columns):
-                    if seg[f, c] >= 0:
-                        list_len[seg[f, c]] -= 1
-        if num_active == 0:
+            seen[f] = now
+            running += 1
+            fresh = True
+        if running == 0:
             continue
-        total[:] = 0.0
-        count[:] = 0.0
-        for ln in range(num_links):
-            left[ln] = cap[ln]
-        for s in range(num_seg):
-            if list_len[s] > 0:
-                for e in range(ptr[s], ptr[s + 1]):
-                    total[link[e]] += weight[e] * list_len[s]
-                    count[link[e]] += list_len[s]
-        solves += 1
+        if fresh:
+            for i in range(done):
+                f = order[i]
+                frozen[f] = False
+            done = 0
+            for ln in range(num_links):
+                left[ln], total[ln], count[ln] = cap[ln], 0.0, 0.0
+            for s in range(num_seg):
+                if list_len[s] > 0:
+                    for e in range(ptr[s], ptr[s + 1]):
+                        total[link[e]] += weight[e] * list_len[s]
+                        count[link[e]] += list_len[s]
+            for f in range(num_flows):
+                if due[f] < np.inf or rate[f] == 0.0:
+                    if not gone[f] and seen[f] < now:
+                        rest[f] -= rate[f] * (now - seen[f])
+                        seen[f] = now
+        resumed = done
         _fill(
             seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-            total, left, count, stamp, solves, rate, num_active, delta, touched, key, item,
+            total, left, count, frozen, rate, running, order, done, delta, touched, key, item,
         )  # fmt: skip
-        step = np.inf
-        for i in range(num_active):
-            f = active[i]
-            if rate[f] > 0 and rest[f] < step * rate[f]:
-                step = rest[f] / rate[f]
-        if coming < num_flows and start[order[coming]] - now < step:
-            step = start[order[coming]] - now
-        if step == np.inf:  # nothing moves: every path left is dead
-            for i in range(num_active):
-                finish[active[i]] = np.inf
+        solves += 1
+        done = running
+        for i in range(resumed, done):
+            f = order[i]
+            due[f] = now + max(rest[f], 0.0) / rate[f] if rate[f] > 0 else np.inf
+        _block_minima(due, minima)
+        nearest = np.inf
+        for b in range(len(minima)):
+            nearest = min(nearest, minima[b])
+        if coming < num_flows and start[by_start[coming]] < nearest:
+            now = start[by_start[coming]]
+            continue
+        if nearest == np.inf:  # nothing moves: every path left is dead
+            for i in range(done):
+                finish[order[i]] = np.inf
             return solves
-        window = step + max(tolerance, _TIE) * (now + step)
-        kept = 0
-        for i in range(num_active):
-            f = active[i]
-            if rest[f] <= window * rate[f]:
-                finish[f] = now + rest[f] / rate[f]
-                for c in range(columns):
-                    s = seg[f, c]
-                    if s >= 0:
-                        at, last = place[f, c], list_ptr[s] + list_len[s] - 1
-                        moved, moved_column = list_flow[last], list_column[last]
-                        list_flow[at], list_column[at] = moved, moved_column
-                        place[moved, moved_column] = at
-                        list_len[s] -= 1
-            else:
-                rest[f] -= rate[f] * step
-                active[kept] = f
-                kept += 1
-        num_active = kept
-        now += step
+        window = nearest * (1.0 + max(tolerance, _TIE))
+        now = nearest
+        lowest = np.inf
+        finished = 0
+        for b in range(len(minima)):
+            if minima[b] > window:
+                continue
+            for f in range(b * _BLOCK, min((b + 1) * _BLOCK, num_flows)):
+                if due[f] <= window:
+                    finish[f] = due[f]
+                    due[f] = np.inf
+                    gone[f] = True
+                    finished += 1
+                    lowest = min(lowest, rate[f])
+                    for c in range(columns):
+                        s = seg[f, c]
+                        if s >= 0:
+                            at, last = place[f, c], list_ptr[s] + list_len[s] - 1
+                            moved, moved_column = list_flow[last], list_column[last]
+                            list_flow[at], list_column[at] = moved, moved_column
+                            place[moved, moved_column] = at
+                            list_len[s] -= 1
+        running -= finished
+        # Thaw what froze at the level of the slowest flow that left, and above.
+        while done > 0 and rate[order[done - 1]] >= lowest * (1.0 - _TIE):
+            done -= 1
+            f = order[done]
+            frozen[f] = False
+            for c in range(columns):
+                s = seg[f, c]
+                if s >= 0:
+                    for e in range(ptr[s], ptr[s + 1]):
+                        left[link[e]] += weight[e] * rate[f]
+                        if not gone[f]:
+                            total[link[e]] += weight[e]
+                            count[link[e]] += 1.0
+            if not gone[f]:
+                rest[f] -= rate[f] * (now - seen[f])
+                seen[f] = now
     return solves
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _scramble(x):  # type: ignore[no-untyped-def]
     z = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -352,7 +402,7 @@ def _scramble(x):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def label(colours):  # type: ignore[no-untyped-def]
     """Number 64-bit colours densely in order of appearance; returns the labels and the first place of each."""
     n = len(colours)
@@ -382,7 +432,7 @@ def label(colours):  # type: ignore[no-untyped-def]
     return labels, owner[:found].copy()
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def refine(seg, mult_code, ptr, link, weight_code, flow_colour, link_colour):  # type: ignore[no-untyped-def]
     """Colour refinement on the flow-segment-link incidence, in place, until the links' partition stands still.
 

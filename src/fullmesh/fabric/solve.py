@@ -45,11 +45,12 @@ def segment_flows(routing: Routing, amount: FloatArray, mult: FloatArray = _NONE
     out = np.zeros(routing.num_segments)
     for c in range(routing.seg.shape[1]):
         used = routing.seg[:, c] >= 0
-        value = amount * mult[:, c] if mult.size else amount
+        value = np.asarray(amount * mult[:, c] if mult.size else amount, np.float64)
         if used.all():
-            out += np.bincount(routing.seg[:, c], weights=value, minlength=len(out))
+            count = np.bincount(routing.seg[:, c], weights=value, minlength=len(out))
         else:
-            out += np.bincount(routing.seg[used, c], weights=value[used], minlength=len(out))
+            count = np.bincount(routing.seg[used, c], weights=value[used], minlength=len(out))
+        out += count.astype(np.float64)
     return out
 
 
@@ -59,7 +60,9 @@ def link_loads(
     """Load of every link, in the unit of ``amount`` (bytes, or bytes per second)."""
     per_segment = segment_flows(routing, amount, mult)
     rows = np.repeat(per_segment, np.diff(routing.ptr))
-    return np.bincount(routing.link, weights=routing.weight * rows, minlength=len(topology.links))
+    return np.bincount(routing.link, weights=routing.weight * rows, minlength=len(topology.links)).astype(
+        float
+    )
 
 
 def require_paths(routing: Routing) -> None:
@@ -129,7 +132,7 @@ def make_problem(topology: Topology, routing: Routing, mult: FloatArray = _NONE)
 
 
 def drop_slack(problem: Problem) -> Problem:
-    """Leave out links that cannot bind: those that stay below their capacity even when all links that feed them are full.
+    """Leave out links that cannot bind: those not full even when all links that feed them are.
 
     Worth its cost before an event simulation. Only segments of one link are considered.
     """

@@ -87,7 +87,7 @@ def refine(problem: Problem, colour: LongArray | FloatArray | None = None) -> Qu
     weight = amount[take] * np.repeat(problem.weight[entry], reach)
     link = np.repeat(link_class[problem.link[entry]], reach).astype(np.int64)
     cell, inverse = np.unique((pairs[take] % num_flow) * num_link + link, return_inverse=True)
-    merged = np.bincount(inverse, weights=weight)
+    merged = np.bincount(inverse, weights=weight).astype(float)
     ptr = np.searchsorted(cell, np.arange(num_flow + 1) * num_link).astype(np.int64)
     return Quotient(
         problem=Problem(

@@ -123,19 +123,22 @@ class Topology:
         out: list[Tier] = []
         for layer in self.layers:
             facts = layer.facts
-            group = min(facts.group_devices, self.num_devices)
-            if not facts.carries_devices or (out and group <= out[-1].num_devices):
-                continue
-            out.append(
-                Tier(
-                    name=facts.name,
-                    kind=facts.tier_kind,
-                    num_devices=group,
-                    bytes_per_s=facts.device_bytes_per_s,
-                    latency_s=facts.latencies_s[-1],
-                    in_network_reduction=facts.in_network_reduction,
+            levels = facts.levels or ((facts.name, facts.group_devices),)
+            for level, (name, devices) in enumerate(levels):
+                group = min(devices, self.num_devices)
+                if not facts.carries_devices or (out and group <= out[-1].num_devices):
+                    continue
+                at = level if facts.levels else len(facts.latencies_s) - 1
+                out.append(
+                    Tier(
+                        name=name,
+                        kind=facts.tier_kind,
+                        num_devices=group,
+                        bytes_per_s=facts.device_bytes_per_s,
+                        latency_s=facts.latencies_s[min(at, len(facts.latencies_s) - 1)],
+                        in_network_reduction=facts.in_network_reduction,
+                    )
                 )
-            )
         return tuple(out)
 
     def switch_counts(self) -> dict[str, int]:

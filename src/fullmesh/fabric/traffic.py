@@ -62,7 +62,7 @@ def together(*jobs: Flows) -> Flows:
 
 def all_pairs(groups: LongArray | IntArray) -> tuple[LongArray, LongArray]:
     """Ordered pairs of different members inside each row of ``groups`` (shape (groups, size))."""
-    count, size = groups.shape
+    size = groups.shape[1]
     a, b = (x.ravel() for x in np.indices((size, size)))
     keep = a != b
     return groups[:, a[keep]].ravel().astype(np.int64), groups[:, b[keep]].ravel().astype(np.int64)

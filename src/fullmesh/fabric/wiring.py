@@ -115,7 +115,10 @@ class LayerRoute:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFacts:
-    """What a layer says of itself: its place among the tiers, and where the figures come from."""
+    """What a layer says of itself: its place among the tiers, and where the figures come from.
+
+    ``levels`` names the groups of devices that each level of switches joins, where they nest: one tier for each.
+    """
 
     name: str
     tier_kind: TierKind
@@ -126,14 +129,20 @@ class LayerFacts:
     in_network_reduction: bool
     source: str
     carries_devices: bool = True
+    levels: tuple[tuple[str, int], ...] = ()
 
 
 class Layer(Protocol):
     """One level of the fabric: wires its links and routes through them by arithmetic."""
 
-    facts: LayerFacts
-    first_link: int
-    num_links: int
+    @property
+    def facts(self) -> LayerFacts: ...
+
+    @property
+    def first_link(self) -> int: ...
+
+    @property
+    def num_links(self) -> int: ...
 
     def joins(self, src: IntArray, dst: IntArray, capacity: FloatArray) -> BoolArray:
         """Which pairs this layer connects by itself."""
