@@ -128,7 +128,9 @@ def _halving_doubling(kind: Kind, groups: LongArray, num_bytes: float) -> list[S
     if kind in ("all_reduce", "all_gather"):
         steps += _doubling(inside, num_bytes, gather=True)
     if core != p:
-        steps.append(_step(groups[:, : p - core], extra, num_bytes if kind != "reduce_scatter" else num_bytes / p))
+        steps.append(
+            _step(groups[:, : p - core], extra, num_bytes if kind != "reduce_scatter" else num_bytes / p)
+        )
     return steps
 
 
@@ -177,7 +179,9 @@ def _in_switch(kind: Kind, groups: LongArray, num_bytes: float) -> list[Step]:
     ]
 
 
-def _hierarchical(kind: Kind, groups: LongArray, num_bytes: float, inner: int, across: str, in_switch: bool) -> list[Step]:
+def _hierarchical(
+    kind: Kind, groups: LongArray, num_bytes: float, inner: int, across: str, in_switch: bool
+) -> list[Step]:
     """Inside the node, across nodes between ranks of equal place, inside again."""
     count, p = groups.shape
     nodes = p // inner
@@ -201,14 +205,26 @@ def _hierarchical(kind: Kind, groups: LongArray, num_bytes: float, inner: int, a
 
 
 ALGORITHMS: dict[Kind, tuple[str, ...]] = {
-    "all_reduce": ("ring", "tree", "halving-doubling", "direct", "one-shot", "nhr", "nvls", "hierarchical", "nvls-tree"),
+    "all_reduce": (
+        "ring",
+        "tree",
+        "halving-doubling",
+        "direct",
+        "one-shot",
+        "nhr",
+        "nvls",
+        "hierarchical",
+        "nvls-tree",
+    ),
     "all_gather": ("ring", "halving-doubling", "direct", "nhr", "nvls", "hierarchical"),
     "reduce_scatter": ("ring", "halving-doubling", "direct", "nhr", "nvls", "hierarchical"),
     "all_to_all": ("direct", "pairwise", "hierarchical"),
 }
 
 
-def schedule(kind: Kind, algorithm: str, groups: LongArray, num_bytes: float, *, node_size: int = 0) -> Schedule:
+def schedule(
+    kind: Kind, algorithm: str, groups: LongArray, num_bytes: float, *, node_size: int = 0
+) -> Schedule:
     """Traffic of a collective over all ``groups`` at once.
 
     Parameters
@@ -254,20 +270,25 @@ def schedule(kind: Kind, algorithm: str, groups: LongArray, num_bytes: float, *,
     elif algorithm == "pairwise":
         steps = _pairwise(groups, num_bytes / p)
     elif algorithm == "nhr":
-        steps = (_nhr(groups, num_bytes, False) if reduces else []) + (_nhr(groups, num_bytes, True) if gathers else [])
+        steps = (_nhr(groups, num_bytes, False) if reduces else []) + (
+            _nhr(groups, num_bytes, True) if gathers else []
+        )
     elif algorithm == "nvls":
         steps = _in_switch(kind, groups, num_bytes)
     else:
         if node_size < 1 or p % node_size or node_size == p:
             raise TopologyError(
-                f"{algorithm} over {p} ranks in nodes of {node_size}", expected="whole nodes, and more than one"
+                f"{algorithm} over {p} ranks in nodes of {node_size}",
+                expected="whole nodes, and more than one",
             )
         across = "tree" if algorithm == "nvls-tree" else {"all_to_all": "direct"}.get(kind, "ring")
         if node_size == 1:
             steps = list(schedule(kind, across, groups, num_bytes).steps)
         else:
             steps = _hierarchical(kind, groups, num_bytes, node_size, across, algorithm == "nvls-tree")
-    return Schedule(kind=kind, algorithm=algorithm, groups=groups, num_bytes=float(num_bytes), steps=tuple(steps))
+    return Schedule(
+        kind=kind, algorithm=algorithm, groups=groups, num_bytes=float(num_bytes), steps=tuple(steps)
+    )
 
 
 def bus_factor(kind: Kind, size: int) -> float:

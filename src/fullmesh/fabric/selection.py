@@ -17,7 +17,9 @@ from fullmesh.fabric.collectives import Kind
 
 @functools.cache
 def _constants() -> dict[str, Any]:
-    text = (resources.files("fullmesh") / "data" / "topologies" / "libraries.json").read_text(encoding="utf-8")
+    text = (resources.files("fullmesh") / "data" / "topologies" / "libraries.json").read_text(
+        encoding="utf-8"
+    )
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
