@@ -1,8 +1,9 @@
 """Collectives as traffic over time: steps of messages between ranks, by algorithm.
 
-A schedule says who sends how much to whom in each step; `evaluate` lays it on a topology. Steps follow one another, and a
-step that repeats with the same sizes is written once. Buffer sizes follow nccl-tests: the whole buffer of an all-reduce,
-the output of an all-gather, the input of a reduce-scatter, what one rank holds for all ranks of an all-to-all.
+A schedule says who sends how much to whom in each step; `evaluate` lays it on a topology. Steps follow one another,
+and a step that repeats with the same sizes is written once. Buffer sizes follow nccl-tests: the whole buffer of an
+all-reduce, the output of an all-gather, the input of a reduce-scatter, what one rank holds for all ranks of an
+all-to-all.
 """
 
 from __future__ import annotations
@@ -89,8 +90,21 @@ def _step(src: LongArray, dst: LongArray, size: float, repeats: int = 1, hops: i
     )
 
 
-def _ring(groups: LongArray, size: float, repeats: int) -> list[Step]:
-    return [_step(groups, np.roll(groups, -1, axis=1), size, repeats)] if repeats else []
+def _ring(groups: LongArray, size: float, repeats: int, node_size: int) -> list[Step]:
+    """One ring, or over several nodes one for each rank of a node, so that every network card carries one."""
+    orders = _channels(groups, node_size)
+    src = np.concatenate(orders)
+    dst = np.concatenate([np.roll(order, -1, axis=1) for order in orders])
+    return [_step(src, dst, size / len(orders), repeats)]
+
+
+def _channels(groups: LongArray, node_size: int) -> list[LongArray]:
+    """The rank order of each channel: nodes in turn, entered at another rank by each channel."""
+    count, p = groups.shape
+    if node_size <= 1 or node_size >= p or p % node_size:
+        return [groups]
+    nodes = groups.reshape(count, p // node_size, node_size)
+    return [np.roll(nodes, -c, axis=2).reshape(count, p) for c in range(node_size)]
 
 
 def _direct(groups: LongArray, size: float) -> list[Step]:
@@ -145,18 +159,29 @@ def _nhr(groups: LongArray, num_bytes: float, gather: bool) -> list[Step]:
     return steps if gather else steps[::-1]
 
 
-def _tree(groups: LongArray, num_bytes: float) -> list[Step]:
-    """Double binary tree, pipelined: each tree reduces and broadcasts one half, all edges busy at once."""
-    p = groups.shape[1]
-    src, dst = [], []
-    for mirror in (False, True):
-        order = groups[:, ::-1] if mirror else groups
-        for child in range(1, p):
-            parent = (child - 1) // 2
-            src += [order[:, child], order[:, parent]]
-            dst += [order[:, parent], order[:, child]]
-    depth = (p - 1).bit_length()
-    return [_step(np.stack(src), np.stack(dst), num_bytes / 2, hops=2 * depth)]
+def _tree(groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+    """Double binary tree, pipelined: each tree reduces and broadcasts one half, all edges busy at once.
+
+    Over several nodes there is a pair of trees for each rank of a node, with a chain to it inside.
+    """
+    orders = _channels(groups, node_size)
+    inner = node_size if len(orders) > 1 else 1
+    num_nodes = groups.shape[1] // inner
+    edges: list[tuple[LongArray, LongArray, float]] = []
+    for order in orders:
+        local = order.reshape(len(order), num_nodes, inner)
+        heads = local[:, :, 0]
+        for a in range(1, inner):
+            edges.append((local[:, :, a].ravel(), local[:, :, a - 1].ravel(), num_bytes / len(orders)))
+        for mirror in (False, True):
+            heap = heads[:, ::-1] if mirror else heads
+            for child in range(1, num_nodes):
+                edges.append((heap[:, child], heap[:, (child - 1) // 2], num_bytes / 2 / len(orders)))
+    src = np.concatenate([e[0] for e in edges] + [e[1] for e in edges])
+    dst = np.concatenate([e[1] for e in edges] + [e[0] for e in edges])
+    size = np.concatenate([np.full(len(e[0]), e[2]) for e in edges] * 2)
+    depth = (num_nodes - 1).bit_length() + inner - 1
+    return [Step(src=src.astype(np.int64), dst=dst.astype(np.int64), num_bytes=size, hops=2 * depth)]
 
 
 def _in_switch(kind: Kind, groups: LongArray, num_bytes: float) -> list[Step]:
@@ -238,7 +263,8 @@ def schedule(
     num_bytes : float
         See the module's text.
     node_size : int
-        Neighbouring ranks that share a node, for ``hierarchical`` and ``nvls-tree``.
+        Neighbouring ranks that share a node: ``hierarchical`` and ``nvls-tree`` need it, ``ring`` and ``tree`` then
+        run one channel for each network card.
 
     Raises
     ------
@@ -258,9 +284,9 @@ def schedule(
         raise TopologyError(f"a collective of {num_bytes} bytes", expected="more than 0 bytes")
     reduces, gathers = kind in ("all_reduce", "reduce_scatter"), kind in ("all_reduce", "all_gather")
     if algorithm == "ring":
-        steps = _ring(groups, num_bytes / p, (p - 1) * (2 if kind == "all_reduce" else 1))
+        steps = _ring(groups, num_bytes / p, (p - 1) * (2 if kind == "all_reduce" else 1), node_size)
     elif algorithm == "tree":
-        steps = _tree(groups, num_bytes)
+        steps = _tree(groups, num_bytes, node_size)
     elif algorithm == "halving-doubling":
         steps = _halving_doubling(kind, groups, num_bytes)
     elif algorithm == "direct":

@@ -1,8 +1,9 @@
 """Measured curves of collectives and expert exchanges: a compact fit of each, and the points it is held against.
 
 One curve is one library on one machine with one number of ranks, over message sizes:
-``seconds = a + bytes / b + c * bytes ** q``: a floor, a wire, and the slow approach between them. The four numbers of each
-curve are fitted to measured points by `fullmesh.fabric.fit` and shipped as data; ranks in between are interpolated.
+``seconds = a + bytes / b + c * bytes ** q``: a floor, a wire, and the slow approach between them. The four numbers of
+each curve are fitted to measured points by `fullmesh.fabric.fit` and shipped as data; ranks in between are
+interpolated.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """``seconds = floor_s + bytes / bytes_per_s + slope * bytes ** power``, valid from ``low_bytes`` to ``high_bytes``."""
+    """``seconds = floor_s + bytes / bytes_per_s + slope * bytes ** power``, fitted between the two sizes."""
 
     machine: str
     family: str
@@ -123,14 +124,9 @@ def predict(
     Between two measured numbers of ranks the logarithm of the time is interpolated over the logarithm of ranks; beyond
     the last one nothing is said.
     """
-    mine = sorted(
-        (
-            c
-            for c in (among if among is not None else curves())
-            if (c.machine, c.family, c.kind) == (machine, family, kind)
-        ),
-        key=lambda c: c.ranks,
-    )
+    pool = among if among is not None else curves()
+    wanted = (machine, family, kind)
+    mine = sorted((c for c in pool if (c.machine, c.family, c.kind) == wanted), key=lambda c: c.ranks)
     below = [c for c in mine if c.ranks <= ranks]
     above = [c for c in mine if c.ranks >= ranks]
     if not below or not above:

@@ -11,6 +11,7 @@ Each answer says its level and what it rests on.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -101,11 +102,13 @@ def _scale_up(topology: Topology) -> int:
     return max(sizes, default=topology.devices_per_node)
 
 
-def _in_switch_seconds(topology: Topology, step: Step) -> float:
+def _in_switch_seconds(topology: Topology, step: Step, protocol: bool) -> float:
     """Time of a reduction inside the switches: each member's port, its living planes together."""
     capacity = topology.capacity
     for layer in topology.layers:
         if isinstance(layer, ClosLayer) and layer.facts.in_network_reduction:
+            facts = layer.facts
+            reach = facts.reduction_efficiency / facts.efficiency if protocol else 1.0
             first, shape = layer.blocks()["access_up"]
             up = (
                 capacity[first : first + int(np.prod(shape))]
@@ -120,7 +123,7 @@ def _in_switch_seconds(topology: Topology, step: Step) -> float:
             )
             if min(up.min(), down.min()) <= 0:
                 raise TopologyError("a member has no link to its switches", hint="try --policy resplit")
-            return float(max((step.up_bytes / up).max(), (step.down_bytes / down).max()))
+            return float(max((step.up_bytes / up).max(), (step.down_bytes / down).max())) / reach
     raise TopologyError(f"the switches of {topology.name} do not reduce", hint="choose another algorithm")
 
 
@@ -128,10 +131,12 @@ def _in_switch_latency(topology: Topology) -> float:
     return next(x.facts.latencies_s[-1] for x in topology.layers if x.facts.in_network_reduction)
 
 
-def step_seconds(topology: Topology, step: Step, policy: Policy, level: Level) -> tuple[float, float]:
+def step_seconds(
+    topology: Topology, step: Step, policy: Policy, level: Level, protocol: bool
+) -> tuple[float, float]:
     """Wire time and latency of one occurrence of a step, in seconds."""
     if len(step.members):
-        return _in_switch_seconds(topology, step), _in_switch_latency(topology) * step.hops
+        return _in_switch_seconds(topology, step, protocol), _in_switch_latency(topology) * step.hops
     routing = topology.route(step.src, step.dst, policy)
     solve.require_paths(routing)
     share = np.bincount(routing.parent, minlength=len(step.src))
@@ -166,7 +171,7 @@ def run(
     for step in plan.steps:
         key = (id(step.src), id(step.dst), float(step.num_bytes.sum()) + step.up_bytes)
         if key not in known:
-            known[key] = step_seconds(fabric, step, policy, level)
+            known[key] = step_seconds(fabric, step, policy, level, protocol)
         wire += known[key][0] * step.repeats
         latency += known[key][1] * step.repeats
     seconds = wire + latency
@@ -190,15 +195,15 @@ def closed_form(topology: Topology, kind: Kind, size: int, stride: int, num_byte
 
     Notes
     -----
-    Alpha-beta: an all-gather or reduce-scatter over k members of a tier moves (k - 1) / k of its share through the port,
-    one latency a step, tiers one after another from the inside; an all-reduce is both; an all-to-all sends to each tier
-    what lies beyond the one before.
+    Alpha-beta: an all-gather or reduce-scatter over k members of a tier moves (k - 1) / k of its share through the
+    port, one latency a step, tiers one after another from the inside; an all-reduce is both; an all-to-all sends to
+    each tier what lies beyond the one before.
     """
     try:
         from fullmesh.cost.collectives import collective_s
         from fullmesh.machine import load_machine
 
-        machine = load_machine(topology.name, topology.num_devices)
+        machine = load_machine(topology.name, num_devices=topology.num_devices)
         seconds = float(np.asarray(collective_s(machine, kind, num_bytes, size, stride)).reshape(-1)[0])
         evidence = "cost model's closed form, fitted to measured curves"
         if np.isfinite(seconds) and seconds > 0:
@@ -377,5 +382,5 @@ def share_fabric(
 
     everything = finish(together(*jobs))
     bounds = np.cumsum([0, *(len(j) for j in jobs)])
-    parts = [everything[a:b].max(initial=0.0) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [everything[a:b].max(initial=0.0) for a, b in itertools.pairwise(bounds)]
     return JobsResult(alone_s=alone, together_s=np.array(parts))

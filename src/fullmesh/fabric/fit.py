@@ -38,7 +38,6 @@ HELD_RANKS = {
     "deepep": {32},
     "deepep-ll": {32},
     "nvl72-moe": {8, 32},
-    "cann-ep": set[int](),
     "sgl-ep": {16, 64},
 }
 
@@ -264,21 +263,14 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     target = Path(arguments[1]) if len(arguments) == 2 else Path(__file__).parents[1] / "data" / "topologies"
     curves, points = fit(gather(folder))
-    usable = [
-        p for p in points if predict(p.machine, p.family, p.kind, p.ranks, p.num_bytes, among=tuple(curves))
+    predicted = [
+        predict(p.machine, p.family, p.kind, p.ranks, p.num_bytes, among=tuple(curves)) for p in points
     ]
-    for flag in (True, False):
-        e = [
-            abs(
-                predict(p.machine, p.family, p.kind, p.ranks, p.num_bytes, among=tuple(curves)) / p.seconds
-                - 1
-            )  # type: ignore[operator]
-            for p in usable
-            if p.fitted is flag
-        ]
-        print(
-            f"{'fitted' if flag else 'not fitted'}: {len(e)} points, median {np.median(e):.1%}, p90 {np.quantile(e, 0.9):.1%}"
-        )
+    usable = [(p, seconds) for p, seconds in zip(points, predicted, strict=True) if seconds is not None]
+    for flag, name in ((True, "fitted"), (False, "not fitted")):
+        errors = [abs(seconds / p.seconds - 1) for p, seconds in usable if p.fitted is flag]
+        median, high = np.median(errors), np.quantile(errors, 0.9)
+        print(f"{name}: {len(errors)} points, median {median:.1%}, 90th percentile {high:.1%}")
     passport = {
         "made_by": "python -m fullmesh.fabric.fit",
         "date": datetime.date.today().isoformat(),
@@ -288,10 +280,11 @@ def main(arguments: list[str]) -> int:
     }
     profile = {"passport": passport, "curves": [dataclasses.asdict(c) for c in curves]}
     lines = [
-        f"# measured points; NCCL, DeepEP and NVL72 rows are a subset of {AIC}, rounded; fitted = 1 where a curve saw it"
+        f"# measured points; NCCL, DeepEP and NVL72 rows are a rounded subset of {AIC}",
+        "# fitted = 1 where a curve has seen the point",
     ]
     lines.append("machine,family,kind,ranks,bytes,seconds,fitted,source")
-    for p in usable:
+    for p, _ in usable:
         cells = (
             p.machine,
             p.family,

@@ -327,10 +327,9 @@ def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, fini
                         total[link[e]] += weight[e] * list_len[s]
                         count[link[e]] += list_len[s]
             for f in range(num_flows):
-                if due[f] < np.inf or rate[f] == 0.0:
-                    if not gone[f] and seen[f] < now:
-                        rest[f] -= rate[f] * (now - seen[f])
-                        seen[f] = now
+                if (due[f] < np.inf or rate[f] == 0.0) and not gone[f] and seen[f] < now:
+                    rest[f] -= rate[f] * (now - seen[f])
+                    seen[f] = now
         resumed = done
         _fill(
             seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,

@@ -117,7 +117,8 @@ class LayerRoute:
 class LayerFacts:
     """What a layer says of itself: its place among the tiers, and where the figures come from.
 
-    ``levels`` names the groups of devices that each level of switches joins, where they nest: one tier for each.
+    ``efficiency`` is the share of the line rate that transfers were measured to reach, ``reduction_efficiency`` that of
+    reductions inside the switches. ``levels`` names the groups of devices that each level of switches joins, where they nest: one tier for each.
     """
 
     name: str
@@ -126,6 +127,7 @@ class LayerFacts:
     device_bytes_per_s: float
     latencies_s: tuple[float, ...]
     efficiency: float
+    reduction_efficiency: float
     in_network_reduction: bool
     source: str
     carries_devices: bool = True
