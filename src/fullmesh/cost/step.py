@@ -26,8 +26,9 @@ SHARPNESS = 4.0
 class StepTime:
     """Seconds of one step for every plan, with the waterfall of its bottleneck stage.
 
-    All columns have shape ``(num_plans,)``; the parts add up to ``step_s``.
-    ``low_s`` is the bound where everything that could overlap does, ``high_s`` the one where nothing does.
+    Columns have shape ``(num_plans,)``; those named ``stage_`` have shape ``(num_stages,)`` and are the time of one
+    micro-batch. The parts add up to ``step_s``. ``low_s`` is the bound where everything that could
+    overlap does, ``high_s`` the one where nothing does.
     """
 
     step_s: Floats
@@ -52,14 +53,15 @@ class StepTime:
     software_s: Floats
     low_s: Floats
     high_s: Floats
-    microbatch_forward_s: Floats
-    microbatch_backward_s: Floats
+    stage_forward_s: Floats
+    stage_backward_s: Floats
+    stage_weight_s: Floats
 
 
 PARTS = tuple(
     f.name
     for f in dataclasses.fields(StepTime)
-    if f.name not in ("step_s", "low_s", "high_s", "microbatch_forward_s", "microbatch_backward_s")
+    if f.name not in ("step_s", "low_s", "high_s") and not f.name.startswith("stage_")
 )
 
 
@@ -281,8 +283,9 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
         software_s=software,
         low_s=np.minimum(low, step),
         high_s=np.maximum(high, step),
-        microbatch_forward_s=t.forward_s[bottleneck],
-        microbatch_backward_s=t.backward_s[bottleneck],
+        stage_forward_s=t.forward_s,
+        stage_backward_s=t.backward_s,
+        stage_weight_s=t.weight_s,
     )
 
 

@@ -1,0 +1,293 @@
+"""Step time, memory, throughput and utilisation of plans: columns for many, an object for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.components import C
+from fullmesh.cost.memory import MemoryLedger, memory_ledger
+from fullmesh.cost.stages import Stages, stage_table
+from fullmesh.cost.step import PARTS, StepTime, step_time
+from fullmesh.cost.terms import load_effects, settings_of
+from fullmesh.errors import PlanError
+from fullmesh.machine import Machine
+from fullmesh.outcomes.intervals import Interval, interval_for
+from fullmesh.plan import RECIPES, Plan, Plans
+from fullmesh.plan.feasible import Limit, violations
+from fullmesh.plan.types import PRECISIONS, check_plan
+from fullmesh.workload import ModelSpec
+from fullmesh.workload.flops import model_flop_per_token
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Many plans of one model on one machine, as columns of shape ``(num_plans,)``.
+
+    Parameters
+    ----------
+    times : StepTime
+    stages : Stages
+    memory_bytes : float array
+        Largest use over the stages, held against the capacity.
+    fits : bool array
+    """
+
+    model: ModelSpec
+    machine: Machine
+    plans: Plans
+    times: StepTime
+    stages: Stages
+    ledger: MemoryLedger
+    memory_bytes: Floats
+    fits: npt.NDArray[np.bool_]
+
+
+def evaluate(model: ModelSpec, machine: Machine, plans: Plans, *, distinct: bool = True) -> Evaluation:
+    """Price every plan; the same code for one plan and for a million.
+
+    The plans must already pass :func:`fullmesh.plan.feasible.violations`.
+
+    Raises
+    ------
+    PlanError
+        The chip has no such precision.
+    """
+    stages = stage_table(model, machine, plans, distinct=distinct)
+    settings, index = settings_of(machine, plans)
+    effects = load_effects()
+    times = step_time(stages, plans, effects.table("step", settings, index))
+    ledger = memory_ledger(model, stages, plans, effects.table("memory", settings, index))
+    used = stages.max(ledger.used)
+    return Evaluation(
+        model=model,
+        machine=machine,
+        plans=plans,
+        times=times,
+        stages=stages,
+        ledger=ledger,
+        memory_bytes=used,
+        fits=used <= machine.chip.hbm_bytes,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageEstimate:
+    """One pipeline stage: what it holds and how long a micro-batch takes on it."""
+
+    index: int
+    layers: int
+    parameters: float
+    forward_s: float
+    backward_s: float
+    memory: dict[str, float]
+    used_bytes: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One plan in full.
+
+    ``parts_s`` are the seconds of the waterfall and add up to ``step_s``; ``low_s`` and ``high_s`` are the bounds
+    where everything that could overlap does and where nothing does; ``interval`` is the error bar from published
+    results. ``mfu`` counts causal model FLOPs without recompute, ``hfu`` the recomputed ones too, both over the dense
+    peak of the recipe's dtype.
+    """
+
+    model: ModelSpec
+    machine: Machine
+    plan: Plan
+    step_s: float
+    low_s: float
+    high_s: float
+    interval: Interval
+    parts_s: dict[str, float]
+    tokens_per_step: float
+    tokens_per_s: float
+    tokens_per_s_per_device: float
+    mfu: float
+    hfu: float
+    peak_flop_per_s: float
+    memory_bytes: float
+    capacity_bytes: float
+    stages: tuple[StageEstimate, ...]
+    energy_per_step_j: float | None
+    energy_per_token_j: float | None
+    energy_basis: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Infeasible:
+    """A plan that cannot run: which limit, what is needed, what there is, and what would help."""
+
+    model: ModelSpec
+    machine: Machine
+    plan: Plan
+    limit: Limit
+
+
+def estimate(model: ModelSpec, machine: Machine, plan: Plan) -> Estimate | Infeasible:
+    """Price one plan, or say which limit it breaks.
+
+    Raises
+    ------
+    PlanError
+        The plan contradicts itself or asks for more devices than the machine has.
+    """
+    check_plan(plan)
+    if plan.num_devices > machine.num_devices:
+        raise PlanError(
+            f"the plan needs {plan.num_devices:,} devices",
+            where=plan.label(),
+            expected=f"at most {machine.num_devices:,}, all that {machine.name} has",
+            hint="lower a degree, or ask for a larger machine with --chips",
+        )
+    plans = Plans.of([plan])
+    broken = violations(model, machine, plans)
+    if broken.limits[0] is not None:
+        return Infeasible(model=model, machine=machine, plan=plan, limit=broken.limits[0])
+    result = evaluate(model, machine, plans, distinct=False)
+    if not result.fits[0]:
+        return Infeasible(model=model, machine=machine, plan=plan, limit=memory_limit(result, 0))
+    return estimate_of(result, 0)
+
+
+def memory_limit(result: Evaluation, i: int) -> Limit:
+    """The memory limit that plan ``i`` breaks, with what takes the space and what would free some."""
+    rows = np.flatnonzero(result.stages.plan == i)
+    worst = rows[np.argmax(result.ledger.used[rows])]
+    parts = {
+        name: float(getattr(result.ledger, name)[worst])
+        for name in ("parameters", "gradients", "optimizer", "activations", "head", "transient")
+    }
+    biggest = max(parts, key=lambda k: parts[k])
+    plan = result.plans.plan(i)
+    levers = {
+        "parameters": ["more tp or pp", "more ep" if result.model.is_moe else "zero = 3"],
+        "gradients": ["zero = 2 or 3", "more tp or pp"],
+        "optimizer": ["zero = 1", "offload_optimizer", "more data-parallel ranks"],
+        "activations": ["recompute = full", "more tp or cp", "a smaller micro-batch"],
+        "head": ["more tp", "a smaller micro-batch"],
+        "transient": ["more tp or cp", "a smaller micro-batch"],
+    }[biggest]
+    if plan.recompute == "full":
+        levers = [lever for lever in levers if lever != "recompute = full"]
+    return Limit(
+        name="memory",
+        needed=float(result.ledger.used[worst]),
+        available=float(result.machine.chip.hbm_bytes),
+        unit="B",
+        where=f"pipeline stage {int(result.stages.index[worst])}, mostly {biggest}",
+        levers=tuple(levers),
+    )
+
+
+def estimate_of(result: Evaluation, i: int) -> Estimate:
+    """Plan ``i`` of an evaluation as an object."""
+    plan = result.plans.plan(i)
+    model, machine = result.model, result.machine
+    t = result.times
+    step = float(t.step_s[i])
+    tokens = float(plan.gbs * plan.seq)
+    recipe = RECIPES[plan.precision]
+    peak = machine.chip.matrix_flop_per_s[recipe.linear]
+    model_flop = 3.0 * model_flop_per_token(model, plan.seq) * tokens
+    rows = np.flatnonzero(result.stages.plan == i)
+    x = result.stages.components
+    again = (x[rows, C.FLOP_R] * result.stages.multiplicity[rows]).sum()
+    recomputed = float(again) * plan.num_microbatches * plan.num_devices / plan.pp
+    budget = plan.num_devices * peak * step
+    power = machine_power_w(machine)
+    energy = power * plan.num_devices / machine.num_devices * step if power else None
+    return Estimate(
+        model=model,
+        machine=machine,
+        plan=plan,
+        step_s=step,
+        low_s=float(t.low_s[i]),
+        high_s=float(t.high_s[i]),
+        interval=interval_for(machine.chip.family, moe=model.is_moe, step_s=step),
+        parts_s={name: float(getattr(t, name)[i]) for name in PARTS},
+        tokens_per_step=tokens,
+        tokens_per_s=tokens / step,
+        tokens_per_s_per_device=tokens / step / plan.num_devices,
+        mfu=model_flop / budget,
+        hfu=(model_flop + recomputed) / budget,
+        peak_flop_per_s=peak,
+        memory_bytes=float(result.memory_bytes[i]),
+        capacity_bytes=machine.chip.hbm_bytes,
+        stages=tuple(_stage(result, int(r)) for r in rows),
+        energy_per_step_j=energy,
+        energy_per_token_j=energy / tokens if energy is not None else None,
+        energy_basis=machine.power_basis if power else "power not published",
+    )
+
+
+def machine_power_w(machine: Machine) -> float | None:
+    """All-in power of the machine under load, None where it is not published."""
+    if machine.unit_power_w is None:
+        return None
+    return machine.unit_power_w * machine.num_units
+
+
+def _stage(result: Evaluation, row: int) -> StageEstimate:
+    ledger = result.ledger
+    names = ("parameters", "gradients", "optimizer", "activations", "head", "transient", "buffers")
+    memory = {name: float(getattr(ledger, name)[row]) for name in names}
+    memory["fragmentation"] = float(ledger.reserved[row] - ledger.allocated[row])
+    memory["context"] = float(ledger.used[row] - ledger.reserved[row])
+    stages = result.stages
+    return StageEstimate(
+        index=int(stages.index[row]),
+        layers=int(stages.layers[row]),
+        parameters=float(stages.dense_parameters[row] + stages.expert_parameters[row]),
+        forward_s=float(result.times.stage_forward_s[row]),
+        backward_s=float(result.times.stage_backward_s[row]),
+        memory=memory,
+        used_bytes=float(ledger.used[row]),
+    )
+
+
+def supported_precision(machine: Machine, wanted: str) -> tuple[str, str]:
+    """The recipe a machine really runs, and what was substituted (empty when nothing was).
+
+    Follows the recipe's fallbacks until the chip has the dtype; ``bf16`` falls back to ``fp16`` on chips without it.
+    """
+    name = wanted
+    seen = []
+    while RECIPES[name].linear not in machine.chip.matrix_flop_per_s:
+        seen.append(name)
+        name = "fp16" if name == "bf16" else RECIPES[name].fallback
+        if name in seen:
+            raise PlanError(f"{machine.name} has none of the precisions {', '.join(seen)}")
+    note = (
+        "" if name == wanted else f"{machine.chip.name} has no {wanted.upper()}; {name.upper()} used instead"
+    )
+    return name, note
+
+
+def is_close(a: Estimate, b: Estimate) -> bool:
+    """Whether the difference of two estimates lies within the model's own error: a tie."""
+    spread = math.hypot(a.interval.log_half_width, b.interval.log_half_width)
+    return abs(math.log(a.tokens_per_s / b.tokens_per_s)) <= spread
+
+
+__all__ = [
+    "PRECISIONS",
+    "Estimate",
+    "Evaluation",
+    "Infeasible",
+    "StageEstimate",
+    "estimate",
+    "estimate_of",
+    "evaluate",
+    "is_close",
+    "machine_power_w",
+    "memory_limit",
+    "supported_precision",
+]
