@@ -1,0 +1,251 @@
+"""Fits of single operators: a robust least-squares fit of the physical part, then a penalised smooth correction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.operators_lattice import hat_weights
+from fullmesh.cost.operators_models import (
+    AttentionFit,
+    GroupedFit,
+    Hardware,
+    ProductFit,
+    attention_core_s,
+    grouped_core_s,
+    product_s,
+)
+
+Floats = npt.NDArray[np.float64]
+
+# residuals beyond this (in the logarithm) count linearly: a slow framework version must not bend the fit
+_ROBUST_SCALE = 0.1
+# decimals of what is stored: far below the noise of a measurement, far above rounding differences between runs
+_DIGITS = 5
+_ROUNDS = 5
+
+
+def fit_parameters(
+    log_model: Callable[[Floats], Floats], target: Floats, start: Mapping[str, float]
+) -> dict[str, float]:
+    """Fit positive parameters by robust least squares on their logarithms, held weakly at ``start``.
+
+    Parameters
+    ----------
+    log_model : callable
+        Logarithm of the seconds from the logarithms of the parameters, in the order of ``start``.
+    target : float array
+        Logarithm of the measured seconds.
+    start : mapping of str to float
+    """
+    from scipy.optimize import least_squares
+
+    first = np.log(np.array(list(start.values())))
+
+    def residuals(x: Floats) -> Floats:
+        return np.concatenate([log_model(x) - target, 0.01 * np.sqrt(len(target) / 1000.0) * (x - first)])
+
+    found = least_squares(residuals, first, loss="soft_l1", f_scale=_ROBUST_SCALE, x_scale=1.0)
+    values = np.exp(found.x)
+    return {name: float(f"{v:.{_DIGITS}g}") for name, v in zip(start, values, strict=True)}
+
+
+def roughness(counts: Sequence[int], weight: float) -> Any:
+    """Sum over the axes of squared second differences, as a sparse matrix."""
+    from scipy import sparse
+
+    total = sparse.csr_matrix((int(np.prod(counts)),) * 2)
+    for axis, count in enumerate(counts):
+        if count < 3:
+            continue
+        second = sparse.diags([1.0, -2.0, 1.0], [0, 1, 2], shape=(count - 2, count))
+        factors = [second if i == axis else sparse.identity(c) for i, c in enumerate(counts)]
+        product = factors[0]
+        for factor in factors[1:]:
+            product = sparse.kron(product, factor)
+        total = total + weight * (product.T @ product)
+    return total + 1e-3 * sparse.identity(total.shape[0])
+
+
+def weights_of(coordinates: Sequence[Floats], knots: Sequence[Floats]) -> Any:
+    """Interpolation weights of every point on the knots of all axes, sparse, shape (n, knots)."""
+    from scipy import sparse
+
+    dense = hat_weights(coordinates[0], knots[0])
+    for position, axis in zip(coordinates[1:], knots[1:], strict=True):
+        dense = (dense[:, :, None] * hat_weights(position, axis)[:, None, :]).reshape(len(dense), -1)
+    return sparse.csr_matrix(dense)
+
+
+def fit_correction(matrix: Any, target: Floats, counts: Sequence[int], smoothing: float) -> Floats:
+    """Least absolute deviations, smoothed, by a fixed number of reweighted least-squares rounds."""
+    from scipy import sparse
+    from scipy.sparse.linalg import spsolve
+
+    penalty = roughness(counts, smoothing)
+    weight = np.ones(len(target))
+    values = np.zeros(matrix.shape[1])
+    for _ in range(_ROUNDS):
+        normal = matrix.T @ sparse.diags(weight) @ matrix + penalty
+        values = spsolve(normal.tocsc(), matrix.T @ (weight * target))
+        weight = 0.03 / np.maximum(np.abs(matrix @ values - target), 0.03)
+    return values
+
+
+def stored_correction(knots: Sequence[Floats], values: Floats) -> dict[str, Any]:
+    """As the profile file keeps it."""
+    return {
+        "knots": [[float(f"{x:.6g}") for x in axis] for axis in knots],
+        "log_ratio_thousandths": [round(float(v) * 1000.0) for v in values],
+    }
+
+
+def fit_product(
+    m: Floats, n: Floats, k: Floats, seconds: Floats, hardware: Hardware, knots: Sequence[Floats]
+) -> dict[str, Any]:
+    """Fit one dtype of matrix products."""
+    start = {
+        "launch_s": 3e-6,
+        "compute_share": 0.78,
+        "memory_share": 0.8,
+        "pad_m": 16.0,
+        "pad_n": 16.0,
+        "pad_k": 64.0,
+        "sharpness_above_one": 1.0,
+    }
+
+    def model(x: Floats) -> Floats:
+        return np.log(product_s(_product_fit(dict(zip(start, np.exp(x), strict=True))), hardware, m, n, k))
+
+    target = np.log(seconds)
+    fit = _product_fit(fit_parameters(model, target, start))
+    matrix = weights_of([np.log2(m), np.log2(n), np.log2(k)], knots)
+    rest = target - np.log(product_s(fit, hardware, m, n, k))
+    values = fit_correction(matrix, rest, [len(x) for x in knots], 0.05)
+    return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
+
+
+def _product_fit(p: Mapping[str, float]) -> ProductFit:
+    return ProductFit(
+        launch_s=p["launch_s"],
+        compute_share=p["compute_share"],
+        memory_share=p["memory_share"],
+        pad_m=p["pad_m"],
+        pad_n=p["pad_n"],
+        pad_k=p["pad_k"],
+        sharpness=_digits(1.0 + p["sharpness_above_one"]),
+    )
+
+
+def fit_attention(
+    rows: Floats,
+    length: Floats,
+    moved_bytes: Floats,
+    seconds: Floats,
+    hardware: Hardware,
+    knots: Sequence[Floats],
+) -> dict[str, Any]:
+    """Fit one causal attention kernel."""
+    start = {
+        "launch_s": 1e-5,
+        "compute_share": 0.6,
+        "pad_rows": 10000.0,
+        "pad_length": 100.0,
+        "traffic": 1.0,
+    }
+
+    def model(x: Floats) -> Floats:
+        fit = AttentionFit(**dict(zip(start, np.exp(x), strict=True)))
+        traffic = fit.traffic * moved_bytes / hardware.hbm_bytes_per_s
+        return np.log(attention_core_s(fit, hardware, rows, length) + traffic)
+
+    fit = AttentionFit(**fit_parameters(model, np.log(seconds), start))
+    core = np.maximum(seconds - fit.traffic * moved_bytes / hardware.hbm_bytes_per_s, 0.3 * seconds)
+    rest = np.log(core) - np.log(attention_core_s(fit, hardware, rows, length))
+    matrix = weights_of([np.log2(rows), np.log2(length)], knots)
+    values = fit_correction(matrix, rest, [len(x) for x in knots], 0.05)
+    return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
+
+
+def fit_grouped(
+    mean_rows: Floats,
+    skew: Floats,
+    experts: Floats,
+    hidden: Floats,
+    inter: Floats,
+    seconds: Floats,
+    hardware: Hardware,
+    knots: Sequence[Floats],
+) -> dict[str, Any]:
+    """Fit grouped products to timings of whole expert layers.
+
+    The layer is the sum that ``moe_layer_s`` composes; the correction belongs to its two grouped products alone.
+    """
+    start = {
+        "launch_s": 1e-5,
+        "expert_s": 1e-7,
+        "compute_share": 0.6,
+        "memory_share": 0.75,
+        "pad_rows": 16.0,
+        "sharpness_above_one": 1.0,
+        "layer_s": 1e-5,
+        "concentration": 1.0,
+    }
+    up, down = 2.0 * hidden * inter, hidden * inter
+
+    def parts(fit: GroupedFit) -> tuple[Floats, Floats, Floats, Floats]:
+        rows = mean_rows * skew**fit.concentration
+        rate = hardware.hbm_bytes_per_s * fit.memory_share
+        # activations of both products, of the gate and of the permutation, two bytes an element
+        moved = 2.0 * rows * ((hidden + 2.0 * inter) + (hidden + inter) + 3.0 * inter + 4.0 * hidden)
+        fixed = fit.layer_s + moved / rate
+        return (
+            rows,
+            fixed,
+            grouped_core_s(fit, hardware, rows, experts, up),
+            grouped_core_s(fit, hardware, rows, experts, down),
+        )
+
+    def model(x: Floats) -> Floats:
+        _, fixed, first, second = parts(_grouped_fit(dict(zip(start, np.exp(x), strict=True))))
+        return np.log(fixed + first + second)
+
+    fit = _grouped_fit(fit_parameters(model, np.log(seconds), start))
+    rows, fixed, first, second = parts(fit)
+    at_up = weights_of([np.log2(rows), np.log2(experts), np.log2(up)], knots)
+    at_down = weights_of([np.log2(rows), np.log2(experts), np.log2(down)], knots)
+    values = np.zeros(at_up.shape[1])
+    # the layer is a sum of corrected terms: linearise, solve, repeat
+    for _ in range(_ROUNDS):
+        a, b = first * np.exp(at_up @ values), second * np.exp(at_down @ values)
+        total = fixed + a + b
+        from scipy import sparse
+
+        slope = sparse.diags(a / total) @ at_up + sparse.diags(b / total) @ at_down
+        target = np.log(seconds) - np.log(total) + slope @ values
+        values = fit_correction(slope, target, [len(x) for x in knots], 0.03)
+    return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
+
+
+def _grouped_fit(p: Mapping[str, float]) -> GroupedFit:
+    return GroupedFit(
+        launch_s=p["launch_s"],
+        expert_s=p["expert_s"],
+        compute_share=p["compute_share"],
+        memory_share=p["memory_share"],
+        pad_rows=p["pad_rows"],
+        sharpness=_digits(1.0 + p["sharpness_above_one"]),
+        layer_s=p["layer_s"],
+        concentration=p["concentration"],
+    )
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _fields(fit: ProductFit | AttentionFit | GroupedFit) -> dict[str, float]:
+    return {name: getattr(fit, name) for name in type(fit).__slots__}
