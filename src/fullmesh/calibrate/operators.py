@@ -50,7 +50,7 @@ _PRODUCT_KNOTS = (np.linspace(0.0, 15.0, 9), np.linspace(5.0, 16.0, 7), np.linsp
 _ATTENTION_KNOTS = (np.linspace(9.0, 27.0, 10), np.linspace(9.0, 14.0, 6))
 _GROUPED_KNOTS = (np.linspace(1.0, 17.0, 9), np.linspace(0.0, 8.0, 5), np.linspace(20.0, 27.0, 4))
 # products narrower or shallower than one block of scales leave the tuned kernel
-_BLOCK: Mapping[str, float] = {"fp8_block": 128.0}
+_BLOCK: Mapping[str, float] = {"fp8_block": 128.0, "nvfp4": 128.0}
 
 
 def fit_operator_profiles(folder: Path, *, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -255,7 +255,8 @@ def _usual(table: Table, kernel: str) -> tuple[float, str]:
         shape = tuple(float(x[n][i]) for n in names)
         best[shape] = min(best.get(shape, np.inf), float(table.seconds[i]))
     ratios = [
-        float(rows.seconds[i]) / best[tuple(float(rows.numbers[n][i]) for n in names)] for i in range(len(rows))
+        float(rows.seconds[i]) / best[tuple(float(rows.numbers[n][i]) for n in names)]
+        for i in range(len(rows))
     ]
     # a kernel that was measured on few shapes is no default
     return (float(np.median(ratios)) + (len(rows) < len(best) / 2), kernel)

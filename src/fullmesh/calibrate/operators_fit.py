@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ Floats = npt.NDArray[np.float64]
 _ROBUST_SCALE = 0.1
 # decimals of what is stored: far below the noise of a measurement, far above rounding differences between runs
 _DIGITS = 5
-_ROUNDS = 5
+_ROUNDS = 12
+_STIFF = 300.0
 
 
 def fit_parameters(
@@ -80,18 +82,66 @@ def weights_of(coordinates: Sequence[Floats], knots: Sequence[Floats]) -> Any:
     return sparse.csr_matrix(dense)
 
 
-def fit_correction(matrix: Any, target: Floats, counts: Sequence[int], smoothing: float) -> Floats:
-    """Least absolute deviations, smoothed, by a fixed number of reweighted least-squares rounds."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Slopes:
+    """Growth of the logarithm of the seconds from octave to octave, linear in the correction.
+
+    Parameters
+    ----------
+    matrix : sparse matrix, shape (steps, knots)
+        Growth of the correction.
+    physical : float array, shape (steps,)
+        Growth of the physical part.
+    """
+
+    matrix: Any
+    physical: Floats
+
+
+def slopes_on(knots: Sequence[Floats], physical: Callable[..., Floats]) -> Slopes:
+    """The growth along every axis on the octave grid within the knots.
+
+    Parameters
+    ----------
+    knots : sequence of float array
+    physical : callable
+        Seconds from the coordinates.
+    """
+    from scipy import sparse
+
+    axes = [np.arange(np.ceil(k[0]), np.floor(k[-1]) + 1.0) for k in knots]
+    grid = np.meshgrid(*axes, indexing="ij")
+    log_s = np.log(physical(*(2.0**g for g in grid)))
+    weights = weights_of([g.ravel() for g in grid], knots)
+    index = np.arange(log_s.size).reshape(log_s.shape)
+    steps, growth = [], []
+    for axis in range(len(axes)):
+        low = np.take(index, range(len(axes[axis]) - 1), axis=axis).ravel()
+        high = np.take(index, range(1, len(axes[axis])), axis=axis).ravel()
+        steps.append(weights[high] - weights[low])
+        growth.append(log_s.ravel()[high] - log_s.ravel()[low])
+    return Slopes(matrix=sparse.vstack(steps).tocsr(), physical=np.concatenate(growth))
+
+
+def fit_correction(
+    matrix: Any, target: Floats, counts: Sequence[int], smoothing: float, slopes: Slopes, start: Floats
+) -> Floats:
+    """Least absolute deviations, smoothed, without a shape that takes longer than a larger one.
+
+    By a fixed number of reweighted least-squares rounds; a step that would fall is held at zero by a stiff penalty.
+    """
     from scipy import sparse
     from scipy.sparse.linalg import spsolve
 
     penalty = roughness(counts, smoothing)
-    weight = np.ones(len(target))
-    values = np.zeros(matrix.shape[1])
+    values = start
     for _ in range(_ROUNDS):
-        normal = matrix.T @ sparse.diags(weight) @ matrix + penalty
-        values = spsolve(normal.tocsc(), matrix.T @ (weight * target))
         weight = 0.03 / np.maximum(np.abs(matrix @ values - target), 0.03)
+        falls = slopes.matrix @ values + slopes.physical < 0.0
+        held = slopes.matrix[falls]
+        normal = matrix.T @ sparse.diags(weight) @ matrix + penalty + _STIFF * (held.T @ held)
+        right = matrix.T @ (weight * target) - _STIFF * (held.T @ slopes.physical[falls])
+        values = spsolve(normal.tocsc(), right)
     return values
 
 
@@ -124,7 +174,10 @@ def fit_product(
     fit = _product_fit(fit_parameters(model, target, start))
     matrix = weights_of([np.log2(m), np.log2(n), np.log2(k)], knots)
     rest = target - np.log(product_s(fit, hardware, m, n, k))
-    values = fit_correction(matrix, rest, [len(x) for x in knots], 0.05)
+    slopes = slopes_on(knots, lambda *x: product_s(fit, hardware, *x))
+    values = fit_correction(
+        matrix, rest, [len(x) for x in knots], 0.05, slopes, np.zeros(matrix.shape[1])
+    )
     return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
 
 
@@ -166,7 +219,10 @@ def fit_attention(
     core = np.maximum(seconds - fit.traffic * moved_bytes / hardware.hbm_bytes_per_s, 0.3 * seconds)
     rest = np.log(core) - np.log(attention_core_s(fit, hardware, rows, length))
     matrix = weights_of([np.log2(rows), np.log2(length)], knots)
-    values = fit_correction(matrix, rest, [len(x) for x in knots], 0.05)
+    slopes = slopes_on(knots, lambda *x: attention_core_s(fit, hardware, *x))
+    values = fit_correction(
+        matrix, rest, [len(x) for x in knots], 0.05, slopes, np.zeros(matrix.shape[1])
+    )
     return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
 
 
@@ -184,6 +240,8 @@ def fit_grouped(
 
     The layer is the sum that ``moe_layer_s`` composes; the correction belongs to its two grouped products alone.
     """
+    from scipy import sparse
+
     start = {
         "launch_s": 1e-5,
         "expert_s": 1e-7,
@@ -218,15 +276,14 @@ def fit_grouped(
     at_up = weights_of([np.log2(rows), np.log2(experts), np.log2(up)], knots)
     at_down = weights_of([np.log2(rows), np.log2(experts), np.log2(down)], knots)
     values = np.zeros(at_up.shape[1])
+    slopes = slopes_on(knots, lambda *x: grouped_core_s(fit, hardware, *x))
     # the layer is a sum of corrected terms: linearise, solve, repeat
-    for _ in range(_ROUNDS):
+    for _ in range(4):
         a, b = first * np.exp(at_up @ values), second * np.exp(at_down @ values)
         total = fixed + a + b
-        from scipy import sparse
-
         slope = sparse.diags(a / total) @ at_up + sparse.diags(b / total) @ at_down
         target = np.log(seconds) - np.log(total) + slope @ values
-        values = fit_correction(slope, target, [len(x) for x in knots], 0.03)
+        values = fit_correction(slope, target, [len(x) for x in knots], 0.03, slopes, values)
     return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
 
 
