@@ -10,7 +10,20 @@ from typing import Literal
 class Attention:
     """Softmax attention with grouped keys and values (MHA, GQA, MQA).
 
-    ``window`` is the sliding window in tokens, None for full causal attention.
+    Parameters
+    ----------
+    bias, out_bias : bool
+        Biases of the query, key and value projections, and of the output projection.
+    window : int, optional
+        The sliding window in tokens, None for full causal attention.
+    sinks : bool
+        One learned logit a head that takes part in the softmax (GPT-OSS).
+    q_lora_rank : int, optional
+        Queries pass through this width first (DeepSeek-V4); None: one matrix.
+    out_rank, out_groups : int
+        The output passes through ``out_groups`` blocks of width ``out_rank`` first (DeepSeek-V4); 0: one matrix.
+    shared_kv : bool
+        One projection serves as key and as value (DeepSeek-V4).
     """
 
     num_heads: int
@@ -21,6 +34,12 @@ class Attention:
     window: int | None = None
     rotary: bool = True
     gated_output: bool = False
+    out_bias: bool = False
+    sinks: bool = False
+    q_lora_rank: int | None = None
+    out_rank: int = 0
+    out_groups: int = 1
+    shared_kv: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +104,7 @@ class MoE:
     gated: bool = True
     latent: int | None = None
     shared_gate: bool = False
+    bias: bool = False
 
 
 FeedForward = MLP | MoE
@@ -114,11 +134,15 @@ class ModelSpec:
         Rows of a learned position table, 0 without one.
     mtp_layers : int
         Multi-token-prediction modules that are trained (each one more layer and one more head).
+    mtp_block : tuple of Layer
+        What stands inside such a module; empty: a copy of the last layer.
     norm : {"rmsnorm", "layernorm"}
     sandwich_norm : bool
         A second norm after mixer and feed-forward (Gemma 2, Pangu Ultra).
     source : str
         Where the configuration was read.
+    embedding_norm : bool
+        A norm right after the embedding (Bloom).
     """
 
     id: str
@@ -132,6 +156,8 @@ class ModelSpec:
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     sandwich_norm: bool = False
     source: str = ""
+    mtp_block: tuple[Layer, ...] = ()
+    embedding_norm: bool = False
 
     @property
     def num_layers(self) -> int:
