@@ -65,9 +65,7 @@ def with_protocol(topology: Topology) -> Topology:
 
 def chosen_algorithm(topology: Topology, kind: Kind, size: int, stride: int, num_bytes: float) -> str:
     """The algorithm that the machine's library would take for a group of this shape."""
-    near = max(1, min(size, _scale_up(topology) // stride))
-    while size % near:
-        near -= 1
+    near = neighbours(topology, size, stride)
     nodes = size // near
     rail = next((x.facts for x in topology.layers if x.facts.tier_kind == "rail"), None)
     nic = rail.device_bytes_per_s if rail else topology.tiers()[-1].bytes_per_s
@@ -95,6 +93,14 @@ def chosen_algorithm(topology: Topology, kind: Kind, size: int, stride: int, num
     if choice.algorithm == "nvls-tree" and near == 1:
         return "tree"
     return choice.algorithm
+
+
+def neighbours(topology: Topology, size: int, stride: int) -> int:
+    """Ranks of a group that share one scale-up domain; at least 1, and a divisor of the group."""
+    near = max(1, min(size, _scale_up(topology) // stride))
+    while size % near:
+        near -= 1
+    return near
 
 
 def _scale_up(topology: Topology) -> int:
@@ -328,7 +334,7 @@ def collective(
         groups[:1] if alone else groups,
         num_bytes,
         algorithm=algorithm or chosen_algorithm(topology, kind, size, stride, num_bytes),
-        node_size=max(1, min(size, _scale_up(topology) // stride)),
+        node_size=neighbours(topology, size, stride),
         policy=policy,
         level=level or "bottleneck",
         protocol=protocol,

@@ -316,32 +316,27 @@ def assemble(
     module_offset = 0
     modules = []
     for w in wirings:
-        kind_at = np.array([_place(kinds, k) for k in w.kinds], np.int64)
+        kind_at = _places(kinds, w.kinds, w.kind)
         kind_columns.append(kind_at[w.kind])
-        tier_at = np.array([_place(tiers, t) for t in w.switch_tiers], np.int64)
+        tier_at = _places(tiers, w.switch_tiers, w.switch_tier)
         tier_columns.append(tier_at[w.switch_tier] if len(w.switch_tier) else np.zeros(0, np.int64))
         modules.append(np.where(w.module >= 0, w.module + module_offset, -1))
         module_offset += int(w.module.max(initial=-1)) + 1
     kind_all, tier_all = np.concatenate(kind_columns), np.concatenate(tier_columns)
-    used_kinds = sorted(set(kind_all.tolist()))
-    used_tiers = sorted(set(tier_all.tolist()))
-    kind_map, tier_map = np.zeros(len(kinds), np.int16), np.zeros(max(len(tiers), 1), np.int16)
-    kind_map[used_kinds] = np.arange(len(used_kinds))
-    tier_map[used_tiers] = np.arange(len(used_tiers))
     links = Links(
         src=np.concatenate([w.src for w in wirings]).astype(np.int32),
         dst=np.concatenate([w.dst for w in wirings]).astype(np.int32),
         bytes_per_s=np.concatenate([w.bytes_per_s for w in wirings]),
-        kind=kind_map[kind_all],
+        kind=kind_all.astype(np.int16),
         plane=np.concatenate([w.plane for w in wirings]).astype(np.int16),
         module=np.concatenate(modules).astype(np.int32),
         peer=np.concatenate([w.peer for w in wirings]).astype(np.int32),
-        kinds=tuple(kinds[k] for k in used_kinds),
+        kinds=tuple(kinds),
     )
     switches = Switches(
-        tier=tier_map[tier_all],
+        tier=tier_all.astype(np.int16),
         plane=np.concatenate([w.switch_plane for w in wirings]).astype(np.int16),
-        tiers=tuple(tiers[t] for t in used_tiers),
+        tiers=tuple(tiers),
     )
     return Topology(
         name=name,
@@ -363,7 +358,11 @@ def assemble(
     )
 
 
-def _place(names: list[str], name: str) -> int:
-    if name not in names:
-        names.append(name)
-    return names.index(name)
+def _places(names: list[str], mine: tuple[str, ...], used: LongArray) -> LongArray:
+    """Positions of ``mine`` in ``names``, to which those that are used are added."""
+    out = np.zeros(len(mine), np.int64)
+    for index in np.unique(used):
+        if mine[index] not in names:
+            names.append(mine[index])
+        out[index] = names.index(mine[index])
+    return out

@@ -118,7 +118,8 @@ class LayerFacts:
     """What a layer says of itself: its place among the tiers, and where the figures come from.
 
     ``efficiency`` is the share of the line rate that transfers were measured to reach, ``reduction_efficiency`` that of
-    reductions inside the switches. ``levels`` names the groups of devices that each level of switches joins, where they nest: one tier for each.
+    reductions inside the switches. ``levels`` names the groups of devices that each level of switches joins, where
+    they nest: one tier for each.
     """
 
     name: str
