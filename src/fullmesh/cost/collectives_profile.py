@@ -25,74 +25,110 @@ RAMP_BYTES = 1e6
 class Term:
     """One algorithm of one collective on one fabric.
 
-    ``seconds = launch_s + step_s * steps + ramp_s * (wire / 1 MB) ** power + wire * (1 + spread / ranks) / (fraction * line)``:
-    a start, a latency per step, the part-filled pipeline of middle sizes, and the wire. Every part grows with the bytes
-    and the last alone is already at or above the time at line rate, so a prediction is monotone and never beats the line.
+    A start, a latency per step, the part-filled pipeline of middle sizes, and the wire::
+
+        seconds = launch_s + step_s * steps + ramp_s * (wire / 1 MB) ** power
+                  + wire / (fraction * line) * (1 + spread / ranks) * max(1, ranks / 8) ** crowd
+
+    Every part grows with the bytes and the last alone is at or above the time at line rate, so a prediction is
+    monotone in the bytes and never beats the line.
 
     Parameters
     ----------
     kind, algorithm : str
-        ``all_reduce`` ...; ``ring``, ``ring-ll``, ``nvls``, ``tree``, ``direct``, ``nhr``, ``pairwise``.
+        ``all_reduce`` ...; ``ring``, ``ring-ll``, ``nvls``, ``tree``, ``pat``, ``direct``, ``direct-aiv``, ``nhr``.
     steps : {"one", "log2", "ring"}
         How the number of steps grows with the ranks.
     in_network : bool
         The switches reduce: each rank sends its buffer once and receives the result once.
+    flat : bool
+        One ring through every rank of every domain: nothing is reduced inside before it leaves, and the steps inside
+        count too.
+    single : bool
+        Only for groups with one rank in each domain.
+    up_to_bytes : float or None
+        The library takes this algorithm, and no other, up to this many bytes of one rank's share: the buffer of an
+        all-reduce or a broadcast, one rank's part of it for the rest.
     fraction : float
-        Share of the line rate that the largest messages reach with many ranks, at most 1.
-    spread : float
-        Extra wire time, in units of one over the number of ranks: few peers use a port less well.
+        Share of the line rate that the largest messages reach, at most 1.
+    spread, crowd : float
+        Few peers use a port less well; many ranks collide. Not negative.
     launch_s, step_s, ramp_s : float
         Seconds, not negative.
     power : float
         Exponent of the ramp, between 0 and 1.
+    serial : float
+        Share of the shorter level's time that is not hidden behind the longer one, between 0 and 1.
     """
 
     kind: str
     algorithm: str
     steps: str
     in_network: bool = False
+    flat: bool = False
+    single: bool = False
+    up_to_bytes: float | None = None
     fraction: float = 1.0
     spread: float = 0.0
+    crowd: float = 0.0
     launch_s: float = 0.0
     step_s: float = 0.0
     ramp_s: float = 0.0
     power: float = 0.5
+    serial: float = 0.0
 
     def __post_init__(self) -> None:
         good = (
             self.steps in STEPS
             and 0 < self.fraction <= 1
             and 0 <= self.power <= 1
-            and min(self.spread, self.launch_s, self.step_s, self.ramp_s) >= 0
+            and 0 <= self.serial <= 1
+            and min(self.spread, self.crowd, self.launch_s, self.step_s, self.ramp_s) >= 0
         )
         if not good:
             raise CatalogError(
                 f"the term {self.algorithm} of {self.kind} is not physical: {self}",
-                where="collectives.json",
-                expected="0 < fraction <= 1, 0 <= power <= 1, no negative seconds, steps one of "
+                where=PROFILE.name,
+                expected="fraction in (0, 1], power and serial in [0, 1], nothing negative, steps one of "
                 + ", ".join(STEPS),
             )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """Expert dispatch and combine of one library on one kind of tier, in the form of `Term` without steps by rank."""
+    """Expert dispatch or combine of one library over one kind of tier, in the form of `Term`.
 
-    dispatcher: str
+    ``step_s`` is per doubling of the ranks, ``token_s`` per token whatever its width (sorting, indices). On a rail, ``serial`` is the share of the shorter of the two legs (network
+    card, and forwarding inside the node) that is not hidden behind the longer.
+    """
+
+    dispatchers: tuple[str, ...]
     phase: str
     fraction: float
-    launch_s: float
-    step_s: float
+    spread: float = 0.0
+    crowd: float = 0.0
+    launch_s: float = 0.0
+    step_s: float = 0.0
+    token_s: float = 0.0
     ramp_s: float = 0.0
     power: float = 0.5
+    serial: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (
+            not 0 < self.fraction <= 1
+            or min(
+            self.spread, self.crowd, self.launch_s, self.step_s, self.token_s, self.ramp_s
+        ) < 0
+        ):
+            raise CatalogError(f"the expert term is not physical: {self}", where=PROFILE.name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fabric:
     """The fitted terms of one kind of fabric.
 
-    ``serial`` is the share of the shorter level's time that is not hidden behind the longer one when a collective
-    crosses this tier; ``inner_step`` is the latency of a step inside a domain in units of a step across this tier.
+    ``inner_step`` is the latency of a ring's step inside a domain in units of a step across this tier.
     """
 
     vendor: str
@@ -101,7 +137,6 @@ class Fabric:
     tier: str
     terms: tuple[Term, ...]
     experts: tuple[Experts, ...] = ()
-    serial: float = 1.0
     inner_step: float = 0.0
 
 
@@ -116,9 +151,11 @@ def parse_profile(document: dict[str, object], where: str) -> tuple[Fabric, ...]
     try:
         fabrics = []
         for raw in document["fabrics"]:  # type: ignore[attr-defined]
-            entry = {k: v for k, v in raw.items() if k not in ("evidence", "like")}
+            entry = {k: v for k, v in raw.items() if k != "evidence"}
             entry["terms"] = tuple(Term(**t) for t in entry["terms"])
-            entry["experts"] = tuple(Experts(**e) for e in entry.get("experts", ()))
+            entry["experts"] = tuple(
+                Experts(**{**e, "dispatchers": tuple(e["dispatchers"])}) for e in entry.get("experts", ())
+            )
             fabrics.append(Fabric(**entry))
         return tuple(fabrics)
     except (KeyError, TypeError) as error:
