@@ -206,7 +206,7 @@ def _number(text: str, whole: bool, zero: bool, where: str) -> float | int | Non
         return None
     kind = "a whole number" if whole else "a number"
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # float() itself would read 1_000
     except ValueError:
         raise ResultsError(f"{text!r} is not a number", where=where, expected=f"{kind}, or nothing") from None
     if not value < float("inf") or (whole and not value.is_integer()):
@@ -220,22 +220,31 @@ def row_model(row: ResultRow) -> ModelSpec:
     """The model that a row trains: the named one, with whatever the row's own columns say instead.
 
     Layers fewer than the named model's are its first ones. Rows of models that are not shipped are built from their
-    columns. A learned position table has as many rows as the sequence has tokens.
+    columns. A learned position table has as many rows as the sequence has tokens. Multi-token-prediction modules are
+    those of the row; where it is silent, those that the model's file names for the software of the run, else none.
 
     Raises
     ------
     ModelError
         The name is unknown and the columns do not suffice; the message names what is missing.
     """
-    shape = _shape(row)
-    entry = _named(row.model)
     where = f"row {row.id}"
-    if entry is None:
-        return model_of_shape(shape, name=row.model, where=where)
-    software = f"{row.framework} {row.source}"
-    mtp = next((n for key, n in entry.benchmark_mtp_layers.items() if key in software), 0)
-    model = load_model(entry.id, mtp_layers=mtp)
-    return apply_shape(model, shape, where=where)
+    entry = _named(row.model)
+    try:
+        if entry is not None:
+            run = f"{row.framework} | {row.source} | {row.gpu}"
+            mtp = next((n for pattern, n in entry.benchmark_mtp_layers.items() if re.search(pattern, run)), 0)
+            return apply_shape(load_model(entry.id, mtp_layers=mtp), _shape(row))
+        if row.head_dim == "MLA":
+            raise ModelError(
+                f"the model {row.model!r} is not shipped, and the dimensions of its latent attention are missing",
+                expected="head_dim as qk128+64rope/v128",
+            )
+        return model_of_shape(_shape(row), name=row.model)
+    except ModelError as error:
+        raise ModelError(
+            error.what, where=error.where or where, expected=error.expected, hint=error.hint
+        ) from None
 
 
 def _named(name: str) -> shipped.ShippedModel | None:
@@ -246,9 +255,8 @@ def _named(name: str) -> shipped.ShippedModel | None:
 
 
 def _shape(row: ResultRow) -> Shape:
-    where = f"row {row.id}"
-    head_dim, latent = _head_dim(row.head_dim, row.arch_note, where)
-    shared, shared_ffn = _shared(row.shared_experts, row.arch_note, where)
+    head_dim, latent = _head_dim(row.head_dim)
+    shared, shared_ffn = _shared(row.shared_experts, row.arch_note)
     ffn = row.ffn
     if ffn is None and row.ffn_factor is not None and row.hidden is not None:
         ffn = round(row.ffn_factor * row.hidden)
@@ -277,23 +285,19 @@ def _shape(row: ResultRow) -> Shape:
     )
 
 
-def _head_dim(text: str, note: str, where: str) -> tuple[int | None, tuple[int, int, int] | None]:
+def _head_dim(text: str) -> tuple[int | None, tuple[int, int, int] | None]:
     """Head dimension, or the dimensions of latent attention (``qk128+64rope/v128``)."""
-    if not text:
+    if text in ("", "MLA"):
         return None, None
     match = re.fullmatch(r"qk(\d+)\+(\d+)(?:rope)?/v(\d+)", text)
     if match:
         return None, (int(match.group(1)), int(match.group(2)), int(match.group(3)))
-    if text == "MLA":
-        return None, (128, 64, 128) if "kv_lora" in note else None
     if text.isdigit() and int(text) > 0:
         return int(text), None
-    raise ModelError(
-        f"the head dimension {text!r} cannot be read", where=where, expected="a number or qkA+Brope/vC"
-    )
+    raise ModelError(f"the head dimension {text!r} cannot be read", expected="a number or qkA+Brope/vC")
 
 
-def _shared(text: str, note: str, where: str) -> tuple[int | None, int | None]:
+def _shared(text: str, note: str) -> tuple[int | None, int | None]:
     """Number of shared experts and their width together."""
     width = re.search(r"shared ffn (\d+)", text) or re.search(r"shared ffn (\d+)", note)
     if text.isdigit():
@@ -301,7 +305,6 @@ def _shared(text: str, note: str, where: str) -> tuple[int | None, int | None]:
     if text and not width:
         raise ModelError(
             f"the shared experts {text!r} cannot be read",
-            where=where,
             expected="a number or 'shared ffn WIDTH'",
         )
     return None, int(width.group(1)) if width else None

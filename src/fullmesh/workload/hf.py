@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -53,13 +54,21 @@ def load_model(name_or_path: str | Path, *, mtp_layers: int | None = None) -> Mo
                 expected="a shipped name, a config.json or a folder that holds one",
                 hint=did_you_mean(text, shipped.names()),
             )
-        model = model_from_config(Config(dict(entry.values), entry.where), fallback=entry.id)
-        model = dataclasses.replace(model, id=entry.id)
+        model = _shipped(entry.id)
     if mtp_layers is not None:
         if isinstance(mtp_layers, bool) or mtp_layers < 0:
             raise ModelError(f"{mtp_layers} multi-token-prediction modules", expected="a whole number from 0")
-        model = dataclasses.replace(model, mtp_layers=mtp_layers)
+        if mtp_layers != model.mtp_layers:
+            model = dataclasses.replace(model, mtp_layers=mtp_layers)
     return model
+
+
+@functools.cache
+def _shipped(model_id: str) -> ModelSpec:
+    entry = shipped.find(model_id)
+    assert entry is not None
+    model = model_from_config(Config(dict(entry.values), entry.where), fallback=entry.id)
+    return dataclasses.replace(model, id=entry.id)
 
 
 def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:

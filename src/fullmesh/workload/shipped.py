@@ -33,7 +33,8 @@ class ShippedModel:
     published_parameters, published_active_parameters : float, optional
         Published counts, with where they were published.
     benchmark_mtp_layers : mapping of str to int
-        Multi-token-prediction modules in the published runs of this model, by software, where these do not say.
+        Multi-token-prediction modules in the published runs of this model, where these do not say: by a regular
+        expression over "framework | source | device".
     """
 
     id: str

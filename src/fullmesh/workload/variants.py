@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -64,7 +65,8 @@ class Shape:
     note: str = ""
 
 
-def apply_shape(model: ModelSpec, shape: Shape, *, where: str = "") -> ModelSpec:
+@functools.lru_cache(maxsize=1024)
+def apply_shape(model: ModelSpec, shape: Shape) -> ModelSpec:
     """The same kind of model in other sizes.
 
     Raises
@@ -75,13 +77,13 @@ def apply_shape(model: ModelSpec, shape: Shape, *, where: str = "") -> ModelSpec
     hidden = shape.hidden or model.hidden
     layers = tuple(
         Layer(
-            mixer=_resized_mixer(layer.mixer, model, hidden, shape, where),
-            ffn=_resized_ffn(layer.ffn, shape, where),
+            mixer=_resized_mixer(layer.mixer, model, hidden, shape),
+            ffn=_resized_ffn(layer.ffn, model, shape),
         )
         for layer in model.layers
     )
     layers = _with_dense(layers, model, shape)
-    layers = _of_length(layers, shape.layers, where)
+    layers = _of_length(layers, shape.layers)
     changed = dataclasses.replace(
         model,
         hidden=hidden,
@@ -93,9 +95,7 @@ def apply_shape(model: ModelSpec, shape: Shape, *, where: str = "") -> ModelSpec
     return model if changed == model else changed
 
 
-def _resized_mixer(
-    mixer: Mixer | None, model: ModelSpec, hidden: int, shape: Shape, where: str
-) -> Mixer | None:
+def _resized_mixer(mixer: Mixer | None, model: ModelSpec, hidden: int, shape: Shape) -> Mixer | None:
     if isinstance(mixer, Attention):
         heads = shape.heads or mixer.num_heads
         kv = shape.kv_heads or (mixer.num_kv_heads if shape.heads in (None, mixer.num_heads) else None)
@@ -104,9 +104,9 @@ def _resized_mixer(
         dim = shape.head_dim
         if dim is None:
             square = mixer.num_heads * mixer.head_dim == model.hidden
-            dim = _divide(hidden, heads, where) if square else mixer.head_dim
+            dim = _divide(hidden, heads) if square else mixer.head_dim
         if heads % kv:
-            raise ModelError(f"{kv} key-value heads do not divide {heads} heads", where=where)
+            raise ModelError(f"{kv} key-value heads do not divide {heads} heads")
         return dataclasses.replace(mixer, num_heads=heads, num_kv_heads=kv, head_dim=dim)
     if isinstance(mixer, LatentAttention):
         nope, rope, value = shape.latent or (mixer.qk_nope_dim, mixer.qk_rope_dim, mixer.v_dim)
@@ -116,11 +116,14 @@ def _resized_mixer(
     return mixer
 
 
-def _resized_ffn(ffn: FeedForward | None, shape: Shape, where: str) -> FeedForward | None:
+def _resized_ffn(ffn: FeedForward | None, model: ModelSpec, shape: Shape) -> FeedForward | None:
     if isinstance(ffn, MLP):
         return dataclasses.replace(ffn, ffn=shape.ffn or ffn.ffn)
     if isinstance(ffn, MoE):
         width = shape.moe_ffn or ffn.ffn
+        if shape.experts and shape.ffn and not shape.moe_ffn and not ffn.shared_ffn and _all_sparse(model):
+            # tables of Mixtral-like models give the experts' width as the feed-forward width
+            width = shape.ffn
         shared = ffn.shared_ffn
         if shape.shared_experts == 0:
             shared = 0
@@ -130,9 +133,13 @@ def _resized_ffn(ffn: FeedForward | None, shape: Shape, where: str) -> FeedForwa
             shared = shape.shared_experts * width
         experts, topk = shape.experts or ffn.num_experts, shape.topk or ffn.topk
         if topk > experts:
-            raise ModelError(f"{topk} experts a token of {experts}", where=where)
+            raise ModelError(f"{topk} experts a token of {experts}")
         return dataclasses.replace(ffn, num_experts=experts, topk=topk, ffn=width, shared_ffn=shared)
     return None
+
+
+def _all_sparse(model: ModelSpec) -> bool:
+    return all(isinstance(layer.ffn, MoE) for layer in model.layers)
 
 
 def _with_dense(layers: tuple[Layer, ...], model: ModelSpec, shape: Shape) -> tuple[Layer, ...]:
@@ -156,7 +163,7 @@ def _with_dense(layers: tuple[Layer, ...], model: ModelSpec, shape: Shape) -> tu
     )
 
 
-def _of_length(layers: tuple[Layer, ...], num_layers: int | None, where: str) -> tuple[Layer, ...]:
+def _of_length(layers: tuple[Layer, ...], num_layers: int | None) -> tuple[Layer, ...]:
     """The first layers, or more of them: the order behind the dense ones goes on from its start."""
     if num_layers is None or num_layers == len(layers):
         return layers
@@ -171,15 +178,14 @@ def _of_length(layers: tuple[Layer, ...], num_layers: int | None, where: str) ->
     return (*layers, *more)
 
 
-def _divide(hidden: int, heads: int, where: str) -> int:
+def _divide(hidden: int, heads: int) -> int:
     if hidden % heads:
-        raise ModelError(
-            f"{heads} heads do not divide the hidden size {hidden}", where=where, hint="give head_dim"
-        )
+        raise ModelError(f"{heads} heads do not divide the hidden size {hidden}", hint="give head_dim")
     return hidden // heads
 
 
-def model_of_shape(shape: Shape, *, name: str, where: str = "") -> ModelSpec:
+@functools.lru_cache(maxsize=1024)
+def model_of_shape(shape: Shape, *, name: str) -> ModelSpec:
     """A model known by its sizes alone.
 
     A model without grouped keys whose feed-forward width is four times its hidden size is taken for GPT-like:
@@ -202,7 +208,6 @@ def model_of_shape(shape: Shape, *, name: str, where: str = "") -> ModelSpec:
     if missing:
         raise ModelError(
             f"the model {name!r} is not shipped, and its sizes are incomplete: {', '.join(missing)} missing",
-            where=where,
             hint="fill these columns, or name a shipped model",
         )
     hidden, heads = shape.hidden or 0, shape.heads or 0
@@ -220,18 +225,16 @@ def model_of_shape(shape: Shape, *, name: str, where: str = "") -> ModelSpec:
     if vocab is None:
         vocab = GPT_VOCAB if gpt else LLAMA_VOCAB
         notes.append(f"vocabulary {vocab} assumed")
-    mixer = _mixer(shape, hidden, heads, gpt=gpt, where=where)
+    mixer = _mixer(shape, hidden, heads, gpt=gpt)
     gated = not gpt and not hybrid
     dense = MLP(ffn=width, gated=gated, bias=gpt) if width else None
     sparse = _experts(shape, hidden, gated=gated) if shape.experts else None
     if hybrid:
-        layers = _hybrid(hybrid.group(1), shape, mixer, dense, sparse, where)
+        layers = _hybrid(hybrid.group(1), shape, mixer, dense, sparse)
     else:
         first = shape.dense_layers or 0
         if first and sparse and dense is None:
-            raise ModelError(
-                f"{first} dense layers, but no width for them", where=where, hint="fill the column ffn"
-            )
+            raise ModelError(f"{first} dense layers, but no width for them", hint="fill the column ffn")
         layers = tuple(
             Layer(mixer=mixer, ffn=sparse if sparse and i >= first else dense)
             for i in range(shape.layers or 0)
@@ -241,7 +244,7 @@ def model_of_shape(shape: Shape, *, name: str, where: str = "") -> ModelSpec:
         name=name,
         hidden=hidden,
         vocab=vocab,
-        layers=_of_length(layers, shape.layers, where),
+        layers=_of_length(layers, shape.layers),
         tied_embeddings=gpt,
         learned_positions=(shape.seq or 0) if gpt else 0,
         mtp_layers=shape.mtp_layers or 0,
@@ -250,14 +253,13 @@ def model_of_shape(shape: Shape, *, name: str, where: str = "") -> ModelSpec:
     )
 
 
-def _mixer(shape: Shape, hidden: int, heads: int, *, gpt: bool, where: str) -> Mixer:
+def _mixer(shape: Shape, hidden: int, heads: int, *, gpt: bool) -> Mixer:
     if shape.latent:
         compressed = re.search(r"kv_lora(\d+)", shape.note)
         queries = re.search(r"q_lora(\d+)", shape.note)
         if compressed is None:
             raise ModelError(
                 "latent attention without its compressed width",
-                where=where,
                 hint="say 'kv_lora512' in arch_note",
             )
         nope, rope, value = shape.latent
@@ -271,11 +273,11 @@ def _mixer(shape: Shape, hidden: int, heads: int, *, gpt: bool, where: str) -> M
         )
     kv = shape.kv_heads or heads
     if heads % kv:
-        raise ModelError(f"{kv} key-value heads do not divide {heads} heads", where=where)
+        raise ModelError(f"{kv} key-value heads do not divide {heads} heads")
     return Attention(
         num_heads=heads,
         num_kv_heads=kv,
-        head_dim=shape.head_dim or _divide(hidden, heads, where),
+        head_dim=shape.head_dim or _divide(hidden, heads),
         bias=gpt,
         out_bias=gpt,
         rotary=not gpt,
@@ -296,15 +298,13 @@ def _experts(shape: Shape, hidden: int, *, gated: bool) -> MoE:
 
 
 def _hybrid(
-    pattern: str, shape: Shape, attention: Mixer, dense: MLP | None, sparse: MoE | None, where: str
+    pattern: str, shape: Shape, attention: Mixer, dense: MLP | None, sparse: MoE | None
 ) -> tuple[Layer, ...]:
     sizes = re.search(r"mamba(?: heads)? (\d+)x(\d+) state(\d+)", shape.note)
     if "M" in pattern and sizes is None:
-        raise ModelError(
-            "Mamba layers without sizes", where=where, hint="say 'mamba heads 64x64 state128' in arch_note"
-        )
+        raise ModelError("Mamba layers without sizes", hint="say 'mamba heads 64x64 state128' in arch_note")
     if "E" in pattern and sparse is None:
-        raise ModelError("expert layers without experts", where=where, hint="fill the column experts")
+        raise ModelError("expert layers without experts", hint="fill the column experts")
     by_letter = {
         "*": Layer(mixer=attention, ffn=None),
         "-": Layer(mixer=None, ffn=dense),
