@@ -36,6 +36,8 @@ BOUNDS = {
     "power": (0.15, 0.95),
     "serial": (0.0, 1.0),
 }
+#: Few ranks use a port much less well in an exchange of experts; more ranks are hit as the group grows.
+EXPERT_SPREAD = 8.0
 #: Weight of the start values, in units of log residuals: only decides what the points leave open.
 PRIOR_WEIGHT = 0.003
 #: Relative error beyond which a point pulls linearly instead of quadratically.
@@ -92,7 +94,9 @@ def resolve(document: Document) -> Document:
             chain = values
             while "tied" in chain:
                 chain = _find(document, chain["tied"], home)
-            values.update({k: v for k, v in chain.items() if k in CONSTANTS and k != "serial"})
+            values.update(
+                {k: v for k, v in chain.items() if k in CONSTANTS and k != "serial" and k not in values}
+            )
             terms.append({k: v for k, v in values.items() if k not in ("tied", "free")})
         experts = []
         for expert in fabrics[fabric["experts_like"]]["experts"] if "experts_like" in fabric else home.get("experts", ()):
@@ -156,6 +160,14 @@ def _knobs(document: Document, ids: Sequence[str], operation: tuple[str, str]) -
     return knobs
 
 
+def _most(document: Document, knob: _Knob) -> float:
+    """Upper bound of a constant: the fabric's own, where a source gives one (protocol overhead, latency of a hop)."""
+    limits = document["fabric"][knob.fabric].get("most", {})
+    if knob.group == "experts" and knob.name == "spread":
+        return EXPERT_SPREAD
+    return float(limits.get(knob.name, BOUNDS[knob.name][1]))
+
+
 def _logit(value: Column, low: Column, high: Column) -> Column:
     share = np.clip((value - low) / (high - low), 1e-4, 1.0 - 1e-4)
     return np.asarray(np.log(share / (1.0 - share)))
@@ -176,7 +188,7 @@ def _fit_fabrics(
     if not knobs:
         return
     low = np.array([BOUNDS[k.name][0] for k in knobs] + [1e-7] * len(new))
-    high = np.array([BOUNDS[k.name][1] for k in knobs] + [1e-4] * len(new))
+    high = np.array([_most(document, k) for k in knobs] + [1e-4] * len(new))
     # seconds span decades and are searched by their logarithm; shares by their distance from both ends
     decades = np.array([k.name.endswith("_s") for k in knobs] + [True] * len(new))
 

@@ -82,12 +82,13 @@ def term_s(
         steps = steps + inner_step * ranks * (inside - 1.0)
     if term.kind == "all_reduce" and not term.in_network:
         steps = 2.0 * steps
+    ramp = term.ramp_s * (wire / RAMP_BYTES) ** term.power
     seconds = (
         term.launch_s
         + term.step_s * steps
-        + term.ramp_s * (wire / RAMP_BYTES) ** term.power
+        + (ramp * np.sqrt(steps) if term.pipelined else ramp)
         + wire
-        * (1.0 + term.spread / ranks)
+        * (1.0 + term.spread / ranks**2)
         * np.maximum(1.0, ranks / CROWD_RANKS) ** term.crowd
         / (term.fraction * line_bytes_per_s)
     )
@@ -108,13 +109,18 @@ def _exchange(
     names = ["none"]
     whole = levels[-1].members
     parts = whole if kind in ("all_gather", "reduce_scatter") else np.ones_like(whole)
-    for level in levels:
+    for below, level in zip((None, *levels), levels, strict=False):
         fabric = find_fabric(fabrics, machine, level.tiers[-1])
-        ranks = level.ranks
+        if level.kind == "package" and len(levels) > 1:
+            # its links are no part of the ports outside: they carry the share of the package at the same time
+            ranks, buffer = level.ranks, num_bytes * level.members / levels[levels.index(level) + 1].members
+        elif below is not None and below.kind == "package":
+            # every other die outside the package is a peer: hand a term the buffer whose share this port carries
+            ranks = level.members - level.inside + 1.0
+            buffer = num_bytes * ranks / level.members
+        else:
+            ranks, buffer = level.ranks, num_bytes / level.inside
         line = level.line_bytes_per_s(ranks - 1.0)
-        shared = level.kind == "package" and len(levels) > 1
-        # the links inside a package are no part of the ports outside: they carry their own share at the same time
-        buffer = num_bytes * level.members / whole if shared else num_bytes / level.inside
         best = np.full_like(num_bytes, np.inf)
         local = np.zeros(num_bytes.shape)
         taken = np.zeros(num_bytes.shape, dtype=bool)

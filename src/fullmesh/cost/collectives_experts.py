@@ -62,7 +62,7 @@ def _term(fabric: Fabric, dispatcher: str, phase: str) -> Experts:
 
 def _wire_s(term: Experts, wire: Column, ranks: Column, line_bytes_per_s: Column) -> Column:
     crowd = np.maximum(1.0, ranks / CROWD_RANKS) ** term.crowd
-    return wire * (1.0 + term.spread / ranks) * crowd / (term.fraction * line_bytes_per_s)
+    return wire * (1.0 + term.spread / ranks**2) * crowd / (term.fraction * line_bytes_per_s)
 
 
 def _start_s(term: Experts, tokens: Column, wire: Column, ranks: Column) -> Column:
@@ -106,12 +106,7 @@ def experts_s(
         term = _term(find_fabric(fabrics, machine, inner[-1].tiers[-1]), dispatcher, phase)
         wire = token_bytes * hit_ranks * (local - 1.0) / local
         forward = _wire_s(term, wire, local, inner[-1].line_bytes_per_s(local - 1.0))
-        total = (
-            term.launch_s
-            + term.step_s * np.log2(local)
-            + term.ramp_s * (wire / RAMP_BYTES) ** term.power
-            + forward
-        )
+        total = _start_s(term, tokens, wire, local) + forward
         total = np.where(local > 1, total, 0.0)
     if levels[-1].kind != "rail" or not (nodes > 1).any():
         return total

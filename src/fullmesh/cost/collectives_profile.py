@@ -28,7 +28,7 @@ class Term:
     A start, a latency per step, the part-filled pipeline of middle sizes, and the wire::
 
         seconds = launch_s + step_s * steps + ramp_s * (wire / 1 MB) ** power
-                  + wire / (fraction * line) * (1 + spread / ranks) * max(1, ranks / 8) ** crowd
+                  + wire / (fraction * line) * (1 + spread / ranks**2) * max(1, ranks / 8) ** crowd
 
     Every part grows with the bytes and the last alone is at or above the time at line rate, so a prediction is
     monotone in the bytes and never beats the line.
@@ -46,13 +46,15 @@ class Term:
         count too.
     single : bool
         Only for groups with one rank in each domain.
+    pipelined : bool
+        A chain of hops filled with chunks of the best size: the ramp grows with the square root of the steps.
     up_to_bytes : float or None
         The library takes this algorithm, and no other, up to this many bytes of one rank's share: the buffer of an
         all-reduce or a broadcast, one rank's part of it for the rest.
     fraction : float
         Share of the line rate that the largest messages reach, at most 1.
     spread, crowd : float
-        Few peers use a port less well; many ranks collide. Not negative.
+        Few peers use a port less well (up to 3 the time still grows with the ranks); many ranks collide. Not negative.
     launch_s, step_s, ramp_s : float
         Seconds, not negative.
     power : float
@@ -67,6 +69,7 @@ class Term:
     in_network: bool = False
     flat: bool = False
     single: bool = False
+    pipelined: bool = False
     up_to_bytes: float | None = None
     fraction: float = 1.0
     spread: float = 0.0
