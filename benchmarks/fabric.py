@@ -55,9 +55,8 @@ def all_to_all(topology: Topology) -> None:
     def by_arithmetic() -> tuple[Any, symmetry.Quotient]:
         few = symmetry.collapse_all_to_all(topology)
         assert few is not None
-        routing = topology.route(few.src, few.dst)
-        problem = solve.make_problem(topology, routing, few.multiplicity(routing.side))
-        return few, symmetry.refine(problem)
+        routing, mult = few.route(topology)
+        return few, symmetry.refine(solve.make_problem(topology, routing, mult))
 
     seconds, (_, quotient) = best(by_arithmetic)
     row(

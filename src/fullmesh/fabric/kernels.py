@@ -48,11 +48,12 @@ def _drop_top(key, item, size):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _fill(  # type: ignore[no-untyped-def]
     seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-    total, left, count, frozen, rate, goal, order, done, delta, touched, key, item,
+    total, left, count, frozen, rate, goal, order, step_at, done, delta, touched, key, item,
 ):  # fmt: skip
     """Lazy-heap water-filling: a link's share only rises, so a stale key is recomputed when it is popped.
 
-    ``order`` takes flows in the order in which they freeze; ``done`` of ``goal`` are frozen on entry.
+    ``order`` takes flows in the order in which they freeze, and ``step_at`` of a flow where in it its bottleneck begins;
+    ``done`` of ``goal`` are frozen on entry.
     """
     columns = seg.shape[1]
     many = mult.size > 0
@@ -71,6 +72,7 @@ def _fill(  # type: ignore[no-untyped-def]
             size = _push(key, item, size, share, ln)
             continue
         levels += 1
+        step = done
         num_touched = 0
         for e in range(link_ptr[ln], link_ptr[ln + 1]):
             s = link_seg[e]
@@ -81,6 +83,7 @@ def _fill(  # type: ignore[no-untyped-def]
                 frozen[f] = True
                 rate[f] = share
                 order[done] = f
+                step_at[f] = step
                 done += 1
                 for c in range(columns):
                     s2 = seg[f, c]
@@ -244,7 +247,7 @@ def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyp
     touched = np.empty(num_seg, np.int32)
     return passes + _fill(
         seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-        total, left, count, frozen, rate, num_active, active.copy(), 0, delta, touched, key, item,
+        total, left, count, frozen, rate, num_active, active.copy(), np.empty(num_flows, np.int32), 0, delta, touched, key, item,
     )  # fmt: skip
 
 
@@ -261,8 +264,8 @@ def _block_minima(values, minima):  # type: ignore[no-untyped-def]
 def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, finish):  # type: ignore[no-untyped-def]
     """Run flows to completion under max-min sharing, re-solved at every start and completion.
 
-    Exact reuse: when flows of rate r and above leave, everything that froze below r stays as it was, so a solve resumes
-    at that level. Completions within ``tolerance`` of the clock after the next one are taken together, each at the time
+    Exact reuse: bottlenecks found before the first one that a leaving flow belonged to do not carry that flow, so a solve
+    resumes there. Completions within ``tolerance`` of the clock after the next one are taken together, each at the time
     that its own rate gives. ``by_start`` lists flows by ``start``. Returns the number of solves.
     """
     num_flows, columns = seg.shape
@@ -283,7 +286,8 @@ def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, fini
     due = np.full(num_flows, np.inf)
     minima = np.empty((num_flows + _BLOCK - 1) // _BLOCK)
     frozen, gone = np.zeros(num_flows, np.bool_), np.zeros(num_flows, np.bool_)
-    order, done, running = np.empty(num_flows, np.int32), 0, 0
+    order, step_at = np.empty(num_flows, np.int32), np.empty(num_flows, np.int32)
+    done, running = 0, 0
     total, left, count = np.zeros(num_links), cap.copy(), np.zeros(num_links)
     key, item = np.empty(num_links + 1), np.empty(num_links + 1, np.int32)
     delta, touched = np.zeros(num_seg), np.empty(num_seg, np.int32)
@@ -333,7 +337,7 @@ def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, fini
         resumed = done
         _fill(
             seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-            total, left, count, frozen, rate, running, order, done, delta, touched, key, item,
+            total, left, count, frozen, rate, running, order, step_at, done, delta, touched, key, item,
         )  # fmt: skip
         solves += 1
         done = running
@@ -353,7 +357,7 @@ def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, fini
             return solves
         window = nearest * (1.0 + max(tolerance, _TIE))
         now = nearest
-        lowest = np.inf
+        resume = done
         finished = 0
         for b in range(len(minima)):
             if minima[b] > window:
@@ -364,7 +368,7 @@ def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, fini
                     due[f] = np.inf
                     gone[f] = True
                     finished += 1
-                    lowest = min(lowest, rate[f])
+                    resume = min(resume, step_at[f])
                     for c in range(columns):
                         s = seg[f, c]
                         if s >= 0:
@@ -374,8 +378,8 @@ def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, fini
                             place[moved, moved_column] = at
                             list_len[s] -= 1
         running -= finished
-        # Thaw what froze at the level of the slowest flow that left, and above.
-        while done > 0 and rate[order[done - 1]] >= lowest * (1.0 - _TIE):
+        # Thaw what froze with the first bottleneck that a leaving flow belonged to, and after it.
+        while done > resume:
             done -= 1
             f = order[done]
             frozen[f] = False

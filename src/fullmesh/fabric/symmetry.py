@@ -8,7 +8,7 @@ import numpy as np
 
 from fullmesh.fabric.clos import ClosLayer
 from fullmesh.fabric.solve import Problem
-from fullmesh.fabric.topology import Topology
+from fullmesh.fabric.topology import Routing, Topology
 from fullmesh.fabric.wiring import (
     SIDE_DST,
     SIDE_SHARED,
@@ -16,6 +16,7 @@ from fullmesh.fabric.wiring import (
     FloatArray,
     IntArray,
     LongArray,
+    Policy,
     combine,
     mix,
 )
@@ -117,7 +118,9 @@ class Collapsed:
     Attributes
     ----------
     src, dst : array of int32
-        A representative pair of each class.
+        A pair of each class whose source is the representative of its twins.
+    entering : array of int32, shape (2, classes)
+        A pair of the same class whose destination is the representative of its twins.
     pairs : array of float
         Pairs in the class.
     fan_out, fan_in : array of float
@@ -126,108 +129,105 @@ class Collapsed:
 
     src: IntArray
     dst: IntArray
+    entering: IntArray
     pairs: FloatArray
     fan_out: FloatArray
     fan_in: FloatArray
 
-    def multiplicity(self, side: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> FloatArray:
-        """How many flows of the class an entry of the representative's path carries, by whose property it is."""
-        table = np.select(
+    def route(self, topology: Topology, policy: Policy | None = None) -> tuple[Routing, FloatArray]:
+        """Paths of the classes, and how many flows each entry stands for.
+
+        The path leaves through the source's representative and enters through the destination's, so that the links of
+        representatives carry all that a device of their kind carries.
+        """
+        n = len(self.src)
+        both = topology.route(
+            np.concatenate([self.src, self.entering[0]]), np.concatenate([self.dst, self.entering[1]]), policy
+        )
+        side = both.side[:n]
+        seg = np.where((side == SIDE_DST) & (both.side[n:] == SIDE_DST), both.seg[n:], both.seg[:n])
+        routing = dataclasses.replace(
+            both,
+            seg=np.ascontiguousarray(seg),
+            side=side,
+            latency_s=both.latency_s[:n],
+            layer=both.layer[:n],
+            cut=both.cut[:n] | both.cut[n:],
+            parent=np.arange(n),
+        )
+        mult = np.select(
             [side == SIDE_SRC, side == SIDE_DST, side == SIDE_SHARED],
             [self.fan_out[:, None], self.fan_in[:, None], self.pairs[:, None]],
             1.0,
         )
-        return np.ascontiguousarray(table)
+        return routing, np.ascontiguousarray(mult)
 
 
 def collapse_all_to_all(topology: Topology) -> Collapsed | None:
     """Classes of pairs of an all-to-all over all devices, without listing the pairs.
 
     Two devices are twins when they hang on the same leaves of every switched layer, no layer can tell them apart, and
-    neither can their neighbours in the groups inside. All pairs between two sets of twins then behave alike.
+    neither can their mates in the package. All pairs between two sets of twins then behave alike.
 
     Returns
     -------
     Collapsed or None
-        None where inner groups reach across leaves (rails) or nothing is switched: use `refine` there.
+        None where inner groups reach across leaves (rails) or tell their members apart (meshes), or nothing is
+        switched: use `refine` there.
     """
     n = topology.num_devices
     capacity = topology.capacity
-    switched = [
-        layer for layer in topology.layers if isinstance(layer, ClosLayer) and layer.facts.carries_devices
-    ]
-    inner = [layer for layer in topology.layers if not isinstance(layer, ClosLayer)]
-    if not switched or any(layer.relay_in_node for layer in switched):
+    switched = [x for x in topology.layers if isinstance(x, ClosLayer) and x.facts.carries_devices]
+    inner = [x for x in topology.layers if not isinstance(x, ClosLayer)]
+    if not switched or any(x.relay_in_node for x in switched) or any(x.facts.group_devices != 2 for x in inner):
         return None
-    group_sizes = [layer.facts.group_devices for layer in inner]
-    leaf = switched[0].leaf_of[:n].astype(np.int64)
-    labels = [layer.leaf_of[:n].astype(np.int64) for layer in switched]
     devices = np.arange(n)
-    for size in group_sizes:
-        first = devices // size * size
-        if (
-            size >= n
-            or (leaf[first] != leaf).any()
-            or (leaf[np.minimum(first + size - 1, n - 1)] != leaf).any()
-        ):
+    mate = devices ^ 1
+    own = combine(*(x.leaf_of[:n].astype(np.int64) for x in switched), *(x.profile(capacity)[:n] for x in topology.layers))
+    if inner:
+        if n % 2 or any((x.leaf_of[:n] != x.leaf_of[mate]).any() for x in switched):
             return None
-    if any(size > 2 for size in group_sizes):
-        return None  # a mesh of more than two tells its members apart link by link
-    labels += [layer.profile(capacity)[:n] for layer in (*switched, *inner)]
-    own = combine(*labels)
-    for size in group_sizes:
-        mate = np.minimum(devices ^ 1, n - 1) if size == 2 else devices
         own = combine(own, own[mate])
-    twins = np.unique(own, return_index=True, return_counts=True)
-    reps, counts = twins[1].astype(np.int64), twins[2].astype(np.int64)
+    mated = np.zeros(n, bool)
+    for layer in inner:
+        mated |= layer.joins(devices.astype(np.int32), mate.astype(np.int32), capacity)
+    _, reps, counts = np.unique(own, return_index=True, return_counts=True)
+    order = np.argsort(own, kind="stable")
+    first = np.concatenate([[0], np.cumsum(counts)])
+    rows: list[tuple[int, int, int, int, float, float, float]] = []
     a, b = (x.ravel() for x in np.indices((len(reps), len(reps))))
-    keep = a != b
-    src, dst = reps[a[keep]], reps[b[keep]]
-    fan_out, fan_in = counts[b[keep]].astype(float), counts[a[keep]].astype(float)
-    pairs = fan_out * fan_in
-    extra: list[tuple[int, int, float, float, float]] = []
-    mates = [layer for layer in inner if layer.facts.group_devices == 2]
-    for rep, count in zip(reps, counts, strict=True):
-        mate = int(rep) ^ 1
-        joined = (
-            bool(mates)
-            and mate < n
-            and bool(mates[0].joins(np.array([rep], np.int32), np.array([mate], np.int32), capacity)[0])
-        )
-        peers = int(count) - 1
-        if joined and own[mate] == own[rep]:
-            extra.append((int(rep), mate, float(count), 1.0, 1.0))
-            peers -= 1
-        elif joined:  # the mate is of another class: its one flow leaves the cross pairs
-            row = np.flatnonzero((src == rep) & (own[dst] == own[mate]))
-            other = np.flatnonzero(own[:n] == own[mate])
-            stranger = other[other != mate]
-            extra.append((int(rep), mate, float(count), 1.0, 1.0))
-            if len(stranger):
-                dst[row] = stranger[0]
-                fan_out[row] -= 1
-                fan_in[row] -= 1
-                pairs[row] = fan_out[row] * counts[own[rep]]
-            else:
-                pairs[row] = fan_out[row] = fan_in[row] = 0.0
-        if peers > 0:
-            same = np.flatnonzero(own == own[rep])
-            far = same[(same != rep) & ((same != mate) | (not joined))]
-            extra.append((int(rep), int(far[0]), float(count) * peers, float(peers), float(peers)))
-    if extra:
-        e = np.array(extra)
-        src, dst = (
-            np.concatenate([src, e[:, 0].astype(np.int64)]),
-            np.concatenate([dst, e[:, 1].astype(np.int64)]),
-        )
-        pairs, fan_out, fan_in = (
-            np.concatenate([x, e[:, i]]) for x, i in ((pairs, 2), (fan_out, 3), (fan_in, 4))
-        )
-    live = pairs > 0
+    plain = (a != b) & ~(mated[reps[a]] & (own[mate[reps[a]]] == b))
+    for t in range(len(reps)):
+        rep, count = int(reps[t]), int(counts[t])
+        joined = bool(mated[rep])
+        if joined:  # the package's own link: one flow for each device
+            rows.append((rep, int(mate[rep]), int(mate[rep]), rep, float(count), 1.0, 1.0))
+        partners = [t] if not joined or own[mate[rep]] == t else [t, int(own[mate[rep]])]
+        for other in partners:  # classes in which some pairs are taken out: itself, and that of the mate
+            there = order[first[other] : first[other + 1]]
+            goal = int(reps[other])
+            leaving = there[(there != rep) & ((there != mate[rep]) | (not joined))]
+            here = order[first[t] : first[t + 1]]
+            entering = here[(here != goal) & ((here != mate[goal]) | (not joined))]
+            if len(leaving):
+                rows.append(
+                    (rep, int(leaving[0]), int(entering[0]), goal, float(count) * len(leaving), len(leaving), len(entering))
+                )
+    table = np.array(rows, float).reshape(-1, 7)
+    src = np.concatenate([reps[a[plain]], table[:, 0]]).astype(np.int32)
+    dst = np.concatenate([reps[b[plain]], table[:, 1]]).astype(np.int32)
+    fan_out = np.concatenate([counts[b[plain]], table[:, 5]])
+    fan_in = np.concatenate([counts[a[plain]], table[:, 6]])
     return Collapsed(
-        src=src[live].astype(np.int32),
-        dst=dst[live].astype(np.int32),
-        pairs=pairs[live],
-        fan_out=fan_out[live],
-        fan_in=fan_in[live],
+        src=src,
+        dst=dst,
+        entering=np.stack(
+            [
+                np.concatenate([reps[a[plain]], table[:, 2]]).astype(np.int32),
+                np.concatenate([reps[b[plain]], table[:, 3]]).astype(np.int32),
+            ]
+        ),
+        pairs=np.concatenate([counts[a[plain]] * counts[b[plain]], table[:, 4]]).astype(float),
+        fan_out=fan_out.astype(float),
+        fan_in=fan_in.astype(float),
     )

@@ -219,8 +219,8 @@ def uniform_all_to_all(
     begin = time.perf_counter()
     few = symmetry.collapse_all_to_all(topology) if policy.name != "ecmp" else None
     if few is not None:
-        routing = topology.route(few.src, few.dst, policy)
-        mult, pairs = few.multiplicity(routing.side), few.pairs
+        routing, mult = few.route(topology, policy)
+        pairs = few.pairs
     else:
         if n * (n - 1) * policy.queue_pairs > MAX_LISTED_PAIRS:
             raise TopologyError(
