@@ -19,6 +19,7 @@ from fullmesh.outcomes.intervals import Interval, interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
 from fullmesh.plan.types import PRECISIONS, check_plan
+from fullmesh.units import duration
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.flops import model_flop_per_token
 
@@ -120,6 +121,12 @@ class Estimate:
     energy_per_token_j: float | None
     energy_basis: str
 
+    def __str__(self) -> str:
+        return (
+            f"{self.plan.label()}: {duration(self.step_s)} a step, {self.tokens_per_s:,.0f} tokens/s, "
+            f"MFU {self.mfu:.1%}, {self.memory_bytes / 1e9:.1f} of {self.capacity_bytes / 1e9:.1f} GB"
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Infeasible:
@@ -129,6 +136,13 @@ class Infeasible:
     machine: Machine
     plan: Plan
     limit: Limit
+
+    def __str__(self) -> str:
+        needed, there = f"{self.limit.needed:.4g}", f"{self.limit.available:.4g} {self.limit.unit}".rstrip()
+        return (
+            f"{self.plan.label()}: cannot run, {self.limit.name} ({self.limit.where}): {needed} needed, {there} there; "
+            f"would help: {', '.join(self.limit.levers)}"
+        )
 
 
 def estimate(model: ModelSpec, machine: Machine, plan: Plan) -> Estimate | Infeasible:

@@ -20,7 +20,7 @@ from fullmesh.outcomes.estimate import (
     supported_precision,
 )
 from fullmesh.outcomes.intervals import interval_for
-from fullmesh.plan import Plan, Plans
+from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
 from fullmesh.search.software import Software, software_of
 from fullmesh.search.space import Candidates, Question, candidates, max_tp
@@ -81,6 +81,18 @@ class SearchResult:
     num_ties: int
     tie_ratio: float
     closest: Infeasible | None
+
+    @property
+    def precision_flop_per_s(self) -> float:
+        """Dense peak of one device in the precision used."""
+        return self.machine.chip.matrix_flop_per_s[RECIPES[self.precision].linear]
+
+    @property
+    def second_loss(self) -> float:
+        """By how much the second layout is slower than the best, as a share; nan where there is none."""
+        if self.best is None or self.second is None:
+            return math.nan
+        return self.second.step_s / self.best.step_s - 1.0
 
 
 _MEANING = {
@@ -156,34 +168,32 @@ def search(
     step, memory, fits = _joined(evaluations)
     if len(step) and not fits.all():
         rejected["memory"] = rejected.get("memory", 0) + int((~fits).sum())
-    common = {
-        "model": model,
-        "machine": machine,
-        "gbs": gbs,
-        "seq": seq,
-        "precision": recipe,
-        "substituted": substituted,
-        "objective": objective,
-        "software": question.software,
-        "num_enumerated": found.num_enumerated,
-        "num_priced": len(step),
-        "num_fitting": int(fits.sum()),
-        "rejected": tuple(
+    nothing = SearchResult(
+        model=model,
+        machine=machine,
+        gbs=gbs,
+        seq=seq,
+        precision=recipe,
+        substituted=substituted,
+        objective=objective,
+        software=question.software,
+        num_enumerated=found.num_enumerated,
+        num_priced=len(step),
+        num_fitting=int(fits.sum()),
+        rejected=tuple(
             Rejection(reason=k, num_plans=v, meaning=_MEANING[k])
             for k, v in sorted(rejected.items(), key=lambda item: -item[1])
         ),
-    }
+        best=None,
+        second=None,
+        ranked=(),
+        pareto=(),
+        num_ties=0,
+        tie_ratio=math.nan,
+        closest=None,
+    )
     if not fits.any():
-        return SearchResult(
-            **common,
-            best=None,
-            second=None,
-            ranked=(),
-            pareto=(),
-            num_ties=0,
-            tie_ratio=math.nan,
-            closest=_closest(question, evaluations),
-        )
+        return dataclasses.replace(nothing, closest=_closest(question, evaluations))
     plans = found.plans
     cost = step if objective == "time" else step * plans.num_devices
     feasible = np.flatnonzero(fits)
@@ -196,15 +206,14 @@ def search(
     ranked = _estimates(model, machine, plans, leaders[:top])
     second = next((i for i in leaders if _really_different(plans, int(i), best)), None)
     front = _pareto(step, memory, feasible)
-    return SearchResult(
-        **common,
+    return dataclasses.replace(
+        nothing,
         best=ranked[0],
         second=None if second is None else _estimates(model, machine, plans, np.array([second]))[0],
         ranked=tuple(ranked),
         pareto=tuple(_estimates(model, machine, plans, front)),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
-        closest=None,
     )
 
 
@@ -256,9 +265,7 @@ def _layout(p: Plans, index: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
     return np.column_stack([c[index] for c in (p.tp, p.cp, p.pp, p.ep, p.etp, p.zero, p.dp)])
 
 
-def _first_of_each(
-    keys: npt.NDArray[np.int64], order: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
+def _first_of_each(keys: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """The first of ``order`` for each distinct key, in order."""
     _, first = np.unique(keys, axis=0, return_index=True)
     return order[np.sort(first)]

@@ -132,9 +132,7 @@ def candidates(q: Question) -> Candidates:
         order = np.argsort(state_bytes(q.model, plans), kind="stable")[:256]
         rejected["memory"] = len(plans) - len(order)
         plans = plans.take(np.sort(order))
-    return Candidates(
-        plans=plans, num_enumerated=total, rejected=rejected, batch_allows_dp=batch_allows_dp
-    )
+    return Candidates(plans=plans, num_enumerated=total, rejected=rejected, batch_allows_dp=batch_allows_dp)
 
 
 def state_bytes(model: ModelSpec, p: Plans) -> npt.NDArray[np.float64]:
@@ -171,6 +169,8 @@ def _enumerate(q: Question) -> Plans:
     grid.cross("vpp", [1, 2, 4, 8])
     grid.keep((grid["vpp"] == 1) | ((grid["pp"] > 1) & (grid["pp"] * grid["vpp"] <= model.num_layers + 2)))
     grid.cross("recompute", range(len(RECOMPUTES)))
+    grid.cross("percent", [50, 100])
+    grid.keep((grid["percent"] == 100) | (grid["recompute"] == RECOMPUTES.index("full")))
     grid.cross("zero", [1, 3])
     grid.keep((grid["zero"] == 1) | (grid["pp"] == 1))
     grid.cross("ep_overlap", [0, 1] if experts else [0])
@@ -207,6 +207,8 @@ def _as_plans(q: Question, grid: _Grid) -> Plans:
             columns[name] = column.astype(np.bool_) if isinstance(field.default, bool) else column
         elif name == "recompute_modules":
             columns[name] = np.where(grid["recompute"] == RECOMPUTES.index("selective"), mask, 0)
+        elif name == "recompute_fraction":
+            columns[name] = grid["percent"] / 100.0
         elif name == "offload_optimizer" and "offload" in grid.columns:
             columns[name] = grid["offload"].astype(np.float64)
         elif isinstance(value, str):
