@@ -129,6 +129,9 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
         raise ResultsError(
             f"cannot read the table: {error}", where=str(file), expected="a CSV file in UTF-8"
         ) from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ResultsError("a NUL character", where=f"{file}, line {line}", expected="a CSV file in UTF-8")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[ResultRow] = []
     seen: dict[str, int] = {}

@@ -26,6 +26,8 @@ class Family:
         "pattern" (all but every n-th), "upper" (from ``max_window_layers`` on, where ``use_sliding_window`` is set).
     head_dim : int
         Default, 0 where it is hidden size over heads.
+    defaults : tuple of (str, int)
+        Sizes of the configuration class that published files of the family leave out.
     """
 
     kind: Literal["softmax", "mla", "hybrid", "gated_delta", "compressed"] = "softmax"
@@ -40,6 +42,7 @@ class Family:
     positions: Literal["rotary", "learned", "none"] = "rotary"
     windows: Literal["", "all", "even", "pattern", "upper"] = ""
     head_dim: int = 0
+    defaults: tuple[tuple[str, int], ...] = ()
 
 
 _LLAMA = Family()
@@ -51,7 +54,13 @@ _GPT = Family(
 _MLA = Family(kind="mla")
 _GEMMA = Family(tied=True, head_dim=256)
 _GEMMA2 = dataclasses.replace(_GEMMA, sandwich=True, windows="even")
-_GEMMA3 = dataclasses.replace(_GEMMA, sandwich=True, qk_norm=True, windows="pattern")
+_GEMMA3 = dataclasses.replace(
+    _GEMMA,
+    sandwich=True,
+    qk_norm=True,
+    windows="pattern",
+    defaults=(("num_attention_heads", 8), ("num_key_value_heads", 4), ("vocab_size", 262208)),
+)
 _GATED_DELTA = Family(kind="gated_delta", qk_norm=True, head_dim=256)
 _HYBRID = Family(kind="hybrid", gated=False)
 
@@ -110,6 +119,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": _MLA,
     "kimi_k2": _MLA,
     "glm4_moe_lite": _MLA,
+    "minicpm3": Family(kind="mla", tied=True),
     "pangu_ultra_moe": Family(kind="mla", sandwich=True),
     "nemotron_h": _HYBRID,
     "qwen3_next": _GATED_DELTA,

@@ -85,6 +85,9 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
     ModelError
     """
     family, model_type = _family(c)
+    for name, size in family.defaults:
+        if c.find(name) is None:
+            c.values = {**c.values, name: size}
     for refused, why in REFUSED.items():
         c.refuse(refused, why)
     key = c.find("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "activation")
@@ -111,7 +114,7 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
         id=shipped.normalise(name),
         name=name.rsplit("/", 1)[-1],
         hidden=hidden,
-        vocab=c.size("padded_vocab_size", "vocab_size"),
+        vocab=c.size("vocab_size", "padded_vocab_size"),
         layers=layers,
         tied_embeddings=c.flag("tie_word_embeddings", "tie_embeddings", default=family.tied),
         learned_positions=learned,
@@ -177,7 +180,9 @@ def _dense_width(c: Config, hidden: int) -> int:
         return c.size("intermediate_size") // 2
     if c.find("expansion_ratio"):
         return c.size("expansion_ratio") * hidden
-    keys = ("intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
+    if c.text("model_type").startswith("llama4"):
+        return c.size("intermediate_size_mlp", "intermediate_size")
+    keys = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
     if c.text("model_type") in ("gpt2", "bloom", "megatron-gpt", "gpt_bigcode"):
         return c.size(*keys, default=4 * hidden)
     return c.size(*keys)

@@ -210,6 +210,8 @@ def model_of_shape(shape: Shape, *, name: str) -> ModelSpec:
             f"the model {name!r} is not shipped, and its sizes are incomplete: {', '.join(missing)} missing",
             hint="fill these columns, or name a shipped model",
         )
+    if shape.experts and (shape.topk or 0) > shape.experts:
+        raise ModelError(f"{shape.topk} experts a token of {shape.experts}")
     hidden, heads = shape.hidden or 0, shape.heads or 0
     notes = []
     width = shape.ffn or 0
