@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fullmesh.calibrate.collectives_points import Curve, read_curves
-from fullmesh.cost.collectives import algorithm, collective_s
+from fullmesh.calibrate.collectives_points import TABLES, Curve, read_curves
+from fullmesh.cost.collectives import collective_s
 from fullmesh.cost.collectives_experts import experts_s
 from fullmesh.cost.collectives_profile import PROFILE, Column, Fabric, parse_profile
-from fullmesh.errors import CatalogError
+from fullmesh.errors import CatalogError, ResultsError
 from fullmesh.machine import load_machine
 
 START = PROFILE.with_name("collectives_start.toml")
@@ -47,8 +47,8 @@ BEGIN = 0.02
 HARNESS_BEGIN_S = 1.5e-5
 #: Constants that describe the physics of a term, as opposed to which term it is.
 CONSTANTS = tuple(BOUNDS)
-#: Size from which the library takes in-switch reduction on eight Hopper GPUs (logged, see ``evidence``).
-NVLS_SWITCH = (1 << 20, 1 << 21)
+#: Size from which the library takes in-switch reduction on eight Hopper GPUs (logged; stas00/ml-engineering @744d01e).
+NVLS_SWITCH = 1 << 21
 Document = dict[str, Any]
 
 
@@ -71,7 +71,9 @@ def read_start(path: Path = START) -> Document:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise CatalogError(f"cannot read the structure of the collectives: {error}", where=str(path)) from error
+        raise CatalogError(
+            f"cannot read the structure of the collectives: {error}", where=str(path)
+        ) from error
 
 
 def _find(document: Document, reference: str, home: Document) -> Document:
@@ -99,7 +101,8 @@ def resolve(document: Document) -> Document:
             )
             terms.append({k: v for k, v in values.items() if k not in ("tied", "free")})
         experts = []
-        for expert in fabrics[fabric["experts_like"]]["experts"] if "experts_like" in fabric else home.get("experts", ()):
+        library = fabrics[fabric["experts_like"]] if "experts_like" in fabric else home
+        for expert in library.get("experts", ()):
             values = dict(expert)
             if "like" in values:
                 other = next(
@@ -229,15 +232,13 @@ def _fit_fabrics(
         for name, value in zip(new, x[len(knobs) :], strict=True):
             harness_s[name] = float(value)
 
-    result = least_squares(residuals, z0, x_scale=1.0, max_nfev=60)
+    result = least_squares(residuals, z0, x_scale=1.0, max_nfev=300)
     write(decode(result.x))
 
 
 def _soft(error: Column) -> Column:
     """Residuals whose square is the soft-L1 loss, so that a curve's few odd points do not bend it."""
-    return np.asarray(
-        np.sign(error) * SOFT * np.sqrt(2.0 * (np.sqrt(1.0 + (error / SOFT) ** 2) - 1.0))
-    )
+    return np.asarray(np.sign(error) * SOFT * np.sqrt(2.0 * (np.sqrt(1.0 + (error / SOFT) ** 2) - 1.0)))
 
 
 def _switch_penalty(ids: Sequence[str], operation: tuple[str, str], fabrics: tuple[Fabric, ...]) -> Column:
@@ -245,7 +246,7 @@ def _switch_penalty(ids: Sequence[str], operation: tuple[str, str], fabrics: tup
     if "nvlink-sm90" not in ids or operation[0] != "all_reduce":
         return np.zeros(0)
     machine = load_machine("dgx-h200").resized(8)
-    sizes = np.array(NVLS_SWITCH, dtype=np.float64)
+    sizes = 2.0 ** np.arange(9, NVLS_SWITCH.bit_length())
     ring = np.minimum(
         *(
             collective_s(machine, "all_reduce", sizes, 8, fabrics=_exactly(fabrics, name))
@@ -253,14 +254,17 @@ def _switch_penalty(ids: Sequence[str], operation: tuple[str, str], fabrics: tup
         )
     )
     nvls = collective_s(machine, "all_reduce", sizes, 8, fabrics=_exactly(fabrics, "nvls"))
-    lead = np.log(nvls / ring) * np.array([1.0, -1.0])
+    lead = np.log(nvls / ring) * np.where(sizes < NVLS_SWITCH, 1.0, -1.0)
     return np.maximum(0.02 - lead, 0.0) * 5.0
 
 
 def _exactly(fabrics: tuple[Fabric, ...], name: str) -> tuple[Fabric, ...]:
     return tuple(
         dataclasses.replace(
-            f, terms=tuple(t for t in f.terms if t.kind != "all_reduce" or t.algorithm == name or f.kind != "switch")
+            f,
+            terms=tuple(
+                t for t in f.terms if t.kind != "all_reduce" or t.algorithm == name or f.kind != "switch"
+            ),
         )
         for f in fabrics
     )
@@ -280,12 +284,17 @@ STAGES = (
 )
 
 
-def fit_collectives(folder: Path | None) -> Document:
+def _crosses(curve: Curve) -> bool:
+    """Whether a curve's groups leave the scale-up domain."""
+    return bool(curve.ranks.max() > load_machine(curve.machine).scale_up_devices)
+
+
+def fit_collectives(folder: Path) -> Document:
     """Fit all constants.
 
     Parameters
     ----------
-    folder : Path or None
+    folder : Path
         Folder with ``nccl_intra_node.csv``, ``deepep_normal_h100.csv`` and ``nvl72_moe_alltoall.csv``; the published
         points that are shipped are always used.
 
@@ -300,17 +309,19 @@ def fit_collectives(folder: Path | None) -> Document:
     ResultsError
         A table is missing or cannot be read.
     """
+    missing = [name for name in TABLES if not (folder / name).is_file()]
+    if missing:
+        raise ResultsError(
+            "tables to fit on are missing: " + ", ".join(missing),
+            where=str(folder),
+            expected=", ".join(TABLES),
+        )
     curves = read_curves(folder)
     document = read_start()
     harness_s: dict[str, float] = {}
     for ids, machines in STAGES:
         rail = ids == ("infiniband",)
-        chosen = [
-            c
-            for c in curves
-            if c.role == "fit" and c.machine in machines and (c.num_devices > 8 and "72" not in c.name) == rail
-            or (c.role == "fit" and c.machine in machines and not rail and c.machine in ("gb200-nvl72", "cloudmatrix384"))
-        ]
+        chosen = [c for c in curves if c.role == "fit" and c.machine in machines and _crosses(c) == rail]
         # operations share no free constant, so each is a small fit of its own
         for operation in sorted({(c.kind, c.phase) for c in chosen}):
             some = [c for c in chosen if (c.kind, c.phase) == operation]
@@ -320,11 +331,25 @@ def fit_collectives(folder: Path | None) -> Document:
     profile = resolve(document)
     fabrics = parse_profile(profile, "fit")
     profile["harness_s"] = dict(sorted(harness_s.items()))
-    profile["method"] = "soft-L1 least squares of log seconds, curves weighing the same; see collectives_start.toml"
+    profile["method"] = (
+        "soft-L1 least squares of log seconds, curves weighing the same; see collectives_start.toml"
+    )
     for entry, source in zip(profile["fabrics"], document["fabric"], strict=True):
         entry["evidence"] = source["note"]
     profile["curves"] = [_summary(c, fabrics, harness_s) for c in curves]
+    profile["residuals"] = {role: _overall(curves, role, fabrics, harness_s) for role in ("fit", "hold")}
     return profile
+
+
+def _overall(
+    curves: Sequence[Curve], role: str, fabrics: tuple[Fabric, ...], harness_s: Mapping[str, float]
+) -> Document:
+    error = np.concatenate([_errors(c, fabrics, harness_s) for c in curves if c.role == role])
+    return {
+        "points": len(error),
+        "median_error": round(float(np.median(error)), 4),
+        "p90_error": round(float(np.quantile(error, 0.9)), 4),
+    }
 
 
 def _summary(curve: Curve, fabrics: tuple[Fabric, ...], harness_s: Mapping[str, float]) -> Document:
@@ -348,6 +373,3 @@ def write_profile(profile: Document, path: Path = PROFILE) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(profile, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(draft, path)
-
-
-__all__ = ["algorithm", "fit_collectives", "only", "predict", "read_start", "resolve", "write_profile"]

@@ -14,14 +14,14 @@ from fullmesh.cost.collectives_profile import Column
 from fullmesh.errors import ResultsError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "measured"
-COLLECTIVE_COLUMNS = tuple(
-    "curve,machine,num_devices,kind,algorithm,ranks,stride,bytes,value,unit,role,harness,source".split(",")
-)
-EXPERT_COLUMNS = tuple(
-    "curve,machine,num_devices,dispatcher,phase,tokens,token_bytes,topk,ep,num_experts,node_limit,routing,"
-    "value,unit,role,source".split(",")
-)
+CURVE_COLUMNS = ("curve", "machine", "num_devices", "kind", "algorithm", "role", "harness", "source")
+COLLECTIVE_COLUMNS = (*CURVE_COLUMNS, "ranks", "stride", "bytes", "value", "unit")
+EXPERT_CURVE_COLUMNS = ("curve", "machine", "num_devices", "dispatcher", "phase", "routing", "role", "source")
+EXPERT_NUMBERS = ("tokens", "token_bytes", "topk", "ep", "num_experts")
+EXPERT_COLUMNS = (*EXPERT_CURVE_COLUMNS, *EXPERT_NUMBERS, "node_limit", "value", "unit")
 ROLES = ("fit", "hold", "conflict")
+#: Larger tables that a folder may hold.
+TABLES = ("nccl_intra_node.csv", "deepep_normal_h100.csv", "nvl72_moe_alltoall.csv")
 #: Systems of the NCCL table, the machine that stands for each, and the release whose curves are fitted on.
 NCCL_SYSTEMS = {
     "a100_sxm": ("dgx-a100", "2.27.3"),
@@ -85,7 +85,9 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[
         )
     for (line, _), row in zip(numbered[1:], reader, strict=True):
         if any(row[c] is None for c in columns):
-            raise ResultsError("a row is too short", where=f"{path}:{line}", expected=f"{len(columns)} columns")
+            raise ResultsError(
+                "a row is too short", where=f"{path}:{line}", expected=f"{len(columns)} columns"
+            )
         yield line, row
 
 
@@ -108,7 +110,9 @@ def _bus_factor(kind: str, ranks: float) -> float:
     return (2.0 if kind == "all_reduce" else 1.0) * (ranks - 1.0) / ranks
 
 
-def _published_seconds(kind: str, ranks: float, num_bytes: float, value: float, unit: str, where: str) -> float:
+def _published_seconds(
+    kind: str, ranks: float, num_bytes: float, value: float, unit: str, where: str
+) -> float:
     if unit == "us":
         return value * 1e-6
     if unit == "busbw_gb_per_s":
@@ -118,7 +122,11 @@ def _published_seconds(kind: str, ranks: float, num_bytes: float, value: float, 
     raise ResultsError(f"unknown unit {unit!r}", where=where, expected="us, busbw_gb_per_s or gb_per_s")
 
 
-def _grouped(rows: list[tuple[tuple[str, ...], tuple[float, ...]]]) -> dict[tuple[str, ...], np.ndarray]:
+#: What makes a curve, and the numbers of one of its points.
+Point = tuple[tuple[str, ...], tuple[float, ...]]
+
+
+def _grouped(rows: list[Point]) -> dict[tuple[str, ...], np.ndarray]:
     groups: dict[tuple[str, ...], list[tuple[float, ...]]] = {}
     for key, values in rows:
         groups.setdefault(key, []).append(values)
@@ -127,7 +135,7 @@ def _grouped(rows: list[tuple[tuple[str, ...], tuple[float, ...]]]) -> dict[tupl
 
 def read_collectives(path: Path = SHIPPED / "collectives.csv") -> list[Curve]:
     """Curves of the shipped table of published points."""
-    rows = []
+    rows: list[Point] = []
     for line, row in read_rows(path, COLLECTIVE_COLUMNS):
         where = f"{path.name}:{line}"
         if row["role"] not in ROLES:
@@ -136,9 +144,7 @@ def read_collectives(path: Path = SHIPPED / "collectives.csv") -> list[Curve]:
         seconds = _published_seconds(
             row["kind"], ranks, num_bytes, _number(row, "value", where), row["unit"], where
         )
-        key = tuple(
-            row[c] for c in ("curve", "machine", "num_devices", "kind", "algorithm", "role", "harness", "source")
-        )
+        key = tuple(row[c] for c in CURVE_COLUMNS)
         rows.append((key, (ranks, _number(row, "stride", where), num_bytes, seconds)))
     return [
         Curve(
@@ -161,7 +167,7 @@ def read_collectives(path: Path = SHIPPED / "collectives.csv") -> list[Curve]:
 
 def read_nccl(path: Path) -> list[Curve]:
     """Curves of a table of NCCL measurements inside one NVLink domain (``nccl_intra_node.csv``)."""
-    rows = []
+    rows: list[Point] = []
     for line, row in read_rows(path, ("system", "nccl", "op_name", "num_gpus", "bytes", "latency_us")):
         if row["system"] not in NCCL_SYSTEMS:
             continue
@@ -238,23 +244,21 @@ def _domain(machine: str) -> float:
 
 def read_experts(path: Path = SHIPPED / "experts.csv") -> list[Curve]:
     """Curves of the shipped table of published dispatch and combine figures."""
-    rows = []
+    rows: list[Point] = []
     for line, row in read_rows(path, EXPERT_COLUMNS):
         where = f"{path.name}:{line}"
         if row["role"] not in ROLES:
             raise ResultsError(f"unknown role {row['role']!r}", where=where, expected=", ".join(ROLES))
-        numbers = [_number(row, c, where) for c in ("tokens", "token_bytes", "topk", "ep", "num_experts")]
+        numbers = [_number(row, c, where) for c in EXPERT_NUMBERS]
         limit = _number(row, "node_limit", where, default=np.inf)
         nodes = np.ceil(numbers[3] / _domain(row["machine"]))
-        key = tuple(
-            row[c]
-            for c in ("curve", "machine", "num_devices", "dispatcher", "phase", "routing", "role", "source")
-        )
+        key = tuple(row[c] for c in EXPERT_CURVE_COLUMNS)
         rows.append(((*key, row["unit"]), (*numbers, limit, nodes, _number(row, "value", where))))
     curves = []
-    for (*key, unit), v in _grouped(rows).items():
-        curve = _expert_curve(tuple(key), v, v[7])
-        assert curve.hit_ranks is not None and curve.hit_nodes is not None
+    for key, v in _grouped(rows).items():
+        curve, unit = _expert_curve(key[:-1], v, v[7]), key[-1]
+        assert curve.hit_ranks is not None
+        assert curve.hit_nodes is not None
         copies = {"gb_per_s_ranks": curve.hit_ranks, "gb_per_s_nodes": curve.hit_nodes}
         if unit != "us" and unit not in copies:
             raise ResultsError(f"unknown unit {unit!r}", where=path.name, expected="us, " + ", ".join(copies))
@@ -267,7 +271,7 @@ def read_deepep(path: Path) -> list[Curve]:
     """Curves of a table of DeepEP's normal kernels with the cores its authors tune it to (``deepep_normal_*.csv``)."""
     columns = ("node_num", "hidden_size", "num_token", "num_topk", "num_experts", "dispatch_sms")
     times = ("dispatch_transmit_us", "dispatch_notify_us", "combine_transmit_us", "combine_notify_us")
-    rows = []
+    rows: list[Point] = []
     for line, row in read_rows(path, columns + times):
         where = f"{path.name}:{line}"
         nodes = _number(row, "node_num", where)
@@ -300,7 +304,7 @@ def read_nvl72(path: Path) -> list[Curve]:
             prepare[shape] = seconds
         elif row["op_name"] in ("alltoall_dispatch", "alltoall_combine"):
             found.append((where, row, shape, seconds))
-    rows = []
+    rows: list[Point] = []
     for where, row, shape, seconds in found:
         phase = row["op_name"].removeprefix("alltoall_")
         dtype = row["moe_dtype"] if phase == "dispatch" else "bfloat16"
@@ -308,7 +312,16 @@ def read_nvl72(path: Path) -> list[Curve]:
             continue  # the same kernel measured three times
         ep = _number(row, "moe_ep_size", where)
         role = "fit" if dtype == "bfloat16" and int(ep) in (2, 8, 64) else "hold"
-        key = (f"NVL72 two-sided {dtype}", "gb200-nvl72", "72", "twosided", phase, "balanced", role, path.name)
+        key = (
+            f"NVL72 two-sided {dtype}",
+            "gb200-nvl72",
+            "72",
+            "twosided",
+            phase,
+            "balanced",
+            role,
+            path.name,
+        )
         tokens = _number(row, "num_tokens", where)
         width = _number(row, "hidden_size", where) * WIRE_BYTES[dtype]
         total = seconds + (prepare.get(shape, 0.0) if phase == "dispatch" else 0.0)
@@ -330,8 +343,7 @@ def read_curves(folder: Path | None = None) -> list[Curve]:
         return curves
     if not folder.is_dir():
         raise ResultsError("no such folder of measured tables", where=str(folder))
-    readers = (("nccl_intra_node.csv", read_nccl), ("deepep_normal_h100.csv", read_deepep))
-    for name, reader in (*readers, ("nvl72_moe_alltoall.csv", read_nvl72)):
+    for name, reader in zip(TABLES, (read_nccl, read_deepep, read_nvl72), strict=True):
         if (folder / name).is_file():
             curves += reader(folder / name)
     return curves

@@ -116,7 +116,7 @@ def _exchange(
             ranks, buffer = level.ranks, num_bytes * level.members / levels[levels.index(level) + 1].members
         elif below is not None and below.kind == "package":
             # every other die outside the package is a peer: hand a term the buffer whose share this port carries
-            ranks = level.members - level.inside + 1.0
+            ranks = level.outside + 1.0
             buffer = num_bytes * ranks / level.members
         else:
             ranks, buffer = level.ranks, num_bytes / level.inside
@@ -132,7 +132,7 @@ def _exchange(
             if term.single:
                 allowed &= level.inside == 1
             if term.up_to_bytes is not None:
-                allowed &= num_bytes / parts <= term.up_to_bytes
+                allowed &= (num_bytes / parts <= term.up_to_bytes) & (level.members <= term.up_to_ranks)
                 taken = taken | allowed
             if term.algorithm not in names:
                 names.append(term.algorithm)
@@ -154,7 +154,7 @@ def _all_to_all(
     group = levels[-1].members
     for level in levels:
         fabric = find_fabric(fabrics, machine, level.tiers[-1])
-        peers = level.members - level.inside
+        peers = level.outside
         # a term takes (ranks - 1) / ranks of a buffer: hand it the buffer whose share is what this level carries
         ranks = peers + 1.0
         buffer = num_bytes * ranks / group
@@ -180,9 +180,10 @@ def _send_recv(
     total = np.zeros_like(num_bytes)
     for level in levels:
         fabric = find_fabric(fabrics, machine, level.tiers[-1])
-        term = _terms(fabric, level, "send_recv")[0]
         pair = np.where(level.ranks > 1, 2.0, 1.0)
-        seconds = term_s(term, num_bytes, pair, level.line_bytes_per_s(np.ones_like(pair))) + level.latency_s
+        line = level.line_bytes_per_s(np.ones_like(pair))
+        ways = [term_s(t, num_bytes, pair, line) for t in _terms(fabric, level, "send_recv")]
+        seconds = np.minimum.reduce(ways) + level.latency_s
         total = np.where(level.ranks > 1, seconds, total)
     return total, np.where(total > 0, 1.0, 0.0), ["none", "message"]
 

@@ -34,6 +34,12 @@ class Level:
         """Domains of the level below that take part: the ranks of this level's own exchange."""
         return np.ceil(self.members / self.inside)
 
+    @property
+    def outside(self) -> Column:
+        """Peers in other domains of the level below, of a rank in the smallest of these: it has the most to carry."""
+        rest = self.members % self.inside
+        return self.members - np.where(rest > 0, rest, self.inside)
+
     def line_bytes_per_s(self, peers: Column) -> Column:
         """Line rate of a rank that talks to ``peers`` others at once: a mesh has one link for each."""
         tier = self.tiers[-1]

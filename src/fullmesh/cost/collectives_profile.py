@@ -48,9 +48,9 @@ class Term:
         Only for groups with one rank in each domain.
     pipelined : bool
         A chain of hops filled with chunks of the best size: the ramp grows with the square root of the steps.
-    up_to_bytes : float or None
-        The library takes this algorithm, and no other, up to this many bytes of one rank's share: the buffer of an
-        all-reduce or a broadcast, one rank's part of it for the rest.
+    up_to_bytes, up_to_ranks : float or None, float
+        The library takes this algorithm, and no other, up to this many ranks and bytes of one rank's share: the buffer
+        of an all-reduce or a broadcast, one rank's part of it for the rest.
     fraction : float
         Share of the line rate that the largest messages reach, at most 1.
     spread, crowd : float
@@ -71,6 +71,7 @@ class Term:
     single: bool = False
     pipelined: bool = False
     up_to_bytes: float | None = None
+    up_to_ranks: float = float("inf")
     fraction: float = 1.0
     spread: float = 0.0
     crowd: float = 0.0
@@ -101,8 +102,9 @@ class Term:
 class Experts:
     """Expert dispatch or combine of one library over one kind of tier, in the form of `Term`.
 
-    ``step_s`` is per doubling of the ranks, ``token_s`` per token whatever its width (sorting, indices). On a rail, ``serial`` is the share of the shorter of the two legs (network
-    card, and forwarding inside the node) that is not hidden behind the longer.
+    ``step_s`` is per doubling of the ranks, ``token_s`` per token whatever its width (sorting, indices). On a rail,
+    ``serial`` is the share of the shorter of the two legs (network card, and forwarding inside the node) that is not
+    hidden behind the longer.
     """
 
     dispatchers: tuple[str, ...]
@@ -120,9 +122,7 @@ class Experts:
     def __post_init__(self) -> None:
         if (
             not 0 < self.fraction <= 1
-            or min(
-            self.spread, self.crowd, self.launch_s, self.step_s, self.token_s, self.ramp_s
-        ) < 0
+            or min(self.spread, self.crowd, self.launch_s, self.step_s, self.token_s, self.ramp_s) < 0
         ):
             raise CatalogError(f"the expert term is not physical: {self}", where=PROFILE.name)
 

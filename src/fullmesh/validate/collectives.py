@@ -23,8 +23,8 @@ BAR_HELD_OUT = 0.15
 class Score:
     """One point: what was measured, what is predicted.
 
-    ``error`` is predicted over measured less one. ``role`` is ``fit``, ``hold`` or ``conflict``: another source measured
-    the same operation about twice as fast or slow, so the point is listed and not judged.
+    ``error`` is predicted over measured less one. ``role`` is ``fit``, ``hold`` or ``conflict``: another source
+    measured the same operation about twice as fast or slow, so the point is listed and not judged.
     """
 
     curve: str
