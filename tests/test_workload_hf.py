@@ -391,6 +391,22 @@ def test_not_text_is_an_error(tmp_path: Path) -> None:
         load_model(path)
 
 
+def test_a_folder_of_a_shipped_name_hides_it_only_with_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama-3-8b").mkdir()
+    assert load_model("llama-3-8b").hidden == 4096
+    (tmp_path / "llama-3-8b" / "config.json").write_text(json.dumps(LLAMA), "utf-8")
+    assert load_model("llama-3-8b").hidden == 512
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 5000, "\x00", "../nowhere", "~no-such-user/model", "a/b/c"])
+def test_odd_names_are_one_clear_error(name: str) -> None:
+    with pytest.raises(ModelError):
+        load_model(name)
+
+
 def test_unknown_name_hints_at_the_closest() -> None:
     with pytest.raises(ModelError) as caught:
         load_model("lama-3-8b")

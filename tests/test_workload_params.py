@@ -40,6 +40,8 @@ ROUNDED = {
     "glm-4.5": 0.02,
     "glm-4.5-air": 0.02,
     "grok-1": 0.02,
+    "telechat2-35b": 0.02,
+    "telechat2-115b": 0.02,
 }
 
 

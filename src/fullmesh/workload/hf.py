@@ -33,19 +33,10 @@ def load_model(name_or_path: str | Path, *, mtp_layers: int | None = None) -> Mo
     ModelError
         The name is unknown, or a key is missing, wrong or not supported.
     """
-    path = Path(name_or_path)
-    text = str(name_or_path)
-    if path.is_dir():
-        path = path / "config.json"
-        if not path.is_file():
-            raise ModelError("the folder holds no config.json", where=text)
-    looks_like_path = path.suffix == ".json" or text.startswith((".", "/", "~"))
-    if path.is_file():
+    text = str(name_or_path).strip()
+    path = _config_path(text)
+    if path is not None:
         model = model_from_config(Config(read_json(path), str(path)), fallback=path.parent.resolve().name)
-    elif looks_like_path:
-        raise ModelError(
-            "the file does not exist", where=text, expected="a config.json, a folder or a shipped name"
-        )
     else:
         entry = shipped.find(text)
         if entry is None:
@@ -61,6 +52,29 @@ def load_model(name_or_path: str | Path, *, mtp_layers: int | None = None) -> Mo
         if mtp_layers != model.mtp_layers:
             model = dataclasses.replace(model, mtp_layers=mtp_layers)
     return model
+
+
+def _config_path(text: str) -> Path | None:
+    """The file that ``text`` means, or None where it is a name."""
+    try:
+        path = Path(text).expanduser()
+        is_folder, is_file = bool(text) and path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:
+        # too long a name, a folder one may not enter, the home of nobody
+        raise ModelError(f"cannot look for such a file: {error}", where=text[:80]) from None
+    if is_file:
+        return path
+    if is_folder:
+        if (path / "config.json").is_file():
+            return path / "config.json"
+        if shipped.find(text) is None:
+            raise ModelError("the folder holds no config.json", where=text)
+        return None
+    if path.suffix == ".json" or text.startswith((".", "/", "~")):
+        raise ModelError(
+            "the file does not exist", where=text, expected="a config.json, a folder or a shipped name"
+        )
+    return None
 
 
 @functools.cache
