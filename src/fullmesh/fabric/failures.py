@@ -71,10 +71,7 @@ def parse_failure(text: str) -> Failure:
 
 
 def main_layer(topology: Topology) -> Layer:
-    """The layer that failures without a name mean: the innermost that has switches, else the innermost with links."""
-    for layer in topology.layers:
-        if isinstance(layer, ClosLayer) and layer.facts.carries_devices:
-            return layer
+    """The layer that failures without a name mean: the innermost beyond the package."""
     for layer in topology.layers:
         if layer.facts.tier_kind != "package":
             return layer

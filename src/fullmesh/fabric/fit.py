@@ -200,6 +200,8 @@ def fit_curve(points: list[Point]) -> Curve:
         rate = float(size[-1] / max(seconds[-1] - floor, 1e-9))
         x = np.array([np.log(max(floor, 1e-12)), np.log(rate), -60.0, 0.0])
     else:
+        fastest = float(np.log(2 * (size / seconds).max()))
+        bounds = ([-np.inf, -np.inf, -np.inf, -6.0], [np.inf, fastest, np.inf, 6.0])
         best = None
         for power in (-1.0, 0.0, 1.5):
             start = np.array([np.log(seconds.min()), np.log(size[-1] / seconds[-1]), np.log(1e-9), power])

@@ -145,7 +145,8 @@ def hccl_choice(
     twice = 2 if kind == "all_reduce" else 1
     volume = twice * (n - 1) / n * size * beta
     log = (n - 1).bit_length()
-    merge = 0.0 if n & (n - 1) == 0 else alpha + size * beta
+    # Servers beyond the power of two hand their buffer over first and get the result back at the end.
+    merge = 0.0 if n & (n - 1) == 0 else 2 * (alpha + size * beta)
     estimates = [
         ("ring", twice * (n - 1) * alpha + volume),
         ("nhr", twice * log * alpha + volume),

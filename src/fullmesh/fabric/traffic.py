@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -98,29 +99,73 @@ def skewed_all_to_all(members: LongArray, mean_bytes: float, *, concentration: f
     return make_flows(src, dst, np.rint(mean_bytes * popularity[j] * jitter[i, j]))
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """How tokens choose experts, which lie evenly over the ranks of a group in rank order.
+
+    Attributes
+    ----------
+    num_experts, top_k : int
+    imbalance : float
+        0 is an even router; otherwise the coefficient of variation of expert popularity, so that some experts run hot.
+    groups_per_token, num_groups : int
+        Node-limited routing: experts lie in ``num_groups`` equal groups, and a token uses experts of only
+        ``groups_per_token`` of them, the best by their two best experts. 0 is unlimited.
+    seed : int
+    """
+
+    num_experts: int
+    top_k: int
+    imbalance: float = 0.0
+    groups_per_token: int = 0
+    num_groups: int = 0
+    seed: int = 0
+
+
+def _token_copies(router: Router, num_ranks: int, sample: int) -> Iterator[FloatArray]:
+    """For each rank in turn the copies that each of its sampled tokens sends to every rank, shape (sample, ranks)."""
+    experts, groups, limit = router.num_experts, router.num_groups, router.groups_per_token
+    if experts % num_ranks or router.top_k > experts:
+        raise TopologyError(
+            f"top-{router.top_k} of {experts} experts over {num_ranks} ranks",
+            expected="experts that are a multiple of the ranks, and at least top-k of them",
+        )
+    if limit and (groups < 1 or experts % groups or not 0 < limit <= groups):
+        raise TopologyError(f"{limit} of {groups} groups of {experts} experts", expected="equal groups, and enough of them")
+    if limit and router.top_k > limit * (experts // groups):
+        raise TopologyError(f"top-{router.top_k} in {limit} groups", expected="enough experts in the groups")
+    rng = np.random.default_rng(router.seed)
+    weight = np.ones(experts)
+    if router.imbalance > 0:
+        weight = rng.gamma(1 / router.imbalance**2, router.imbalance**2, experts)
+    share = weight / weight.sum()
+    for _ in range(num_ranks):
+        # Keys of an exponential race draw top-k without replacement by weight (Efraimidis and Spirakis, 2006).
+        race = rng.exponential(size=(sample, experts)) / share
+        if limit:
+            pair = max(1, min(2, experts // groups))
+            by_group = np.partition(race.reshape(sample, groups, -1), pair - 1, axis=2)[:, :, :pair].sum(axis=2)
+            allowed = np.zeros((sample, groups), bool)
+            np.put_along_axis(allowed, np.argpartition(by_group, limit - 1, axis=1)[:, :limit], True, axis=1)
+            race = np.where(np.repeat(allowed, experts // groups, axis=1), race, np.inf)
+        chosen = np.argpartition(race, router.top_k - 1, axis=1)[:, : router.top_k] // (experts // num_ranks)
+        copies = np.zeros((sample, num_ranks))
+        np.add.at(copies, (np.arange(sample)[:, None], chosen), 1.0)
+        yield copies
+
+
+def _sample_size(router: Router, num_ranks: int, tokens_per_rank: int) -> int:
+    """Tokens drawn for each rank: all, or as many as keep the draw at some millions of numbers."""
+    return min(tokens_per_rank, max(64, 4_000_000 // (num_ranks * router.num_experts)))
+
+
 def expert_traffic(
-    members: LongArray,
-    *,
-    tokens_per_rank: int,
-    bytes_per_token: float,
-    num_experts: int,
-    top_k: int,
-    imbalance: float = 0.0,
-    groups_per_token: int = 0,
-    num_groups: int = 0,
-    deduplicate: bool = True,
-    seed: int = 0,
+    members: LongArray, router: Router, *, tokens_per_rank: int, bytes_per_token: float, deduplicate: bool = True
 ) -> Flows:
-    """Dispatch of tokens to experts spread evenly over ``members``; combine is the same with src and dst exchanged.
+    """Dispatch of tokens straight to their experts' ranks; combine is `reverse` of it.
 
     Parameters
     ----------
-    imbalance : float
-        0 is a perfectly even router; otherwise the coefficient of variation of expert popularity, so that some
-        experts run hot.
-    groups_per_token, num_groups : int
-        Node-limited routing: experts lie in ``num_groups`` equal groups (nodes), and a token may use experts of only
-        ``groups_per_token`` of them. 0 is unlimited.
     deduplicate : bool
         A token that goes to several experts of one rank is sent there once.
 
@@ -129,48 +174,43 @@ def expert_traffic(
     TopologyError
         Experts that do not divide over ranks or groups, or a top-k that the limit cannot hold.
     """
-    n = len(members)
-    if num_experts % n:
-        raise TopologyError(
-            f"{num_experts} experts over {n} ranks", expected="a multiple of the number of ranks"
-        )
-    rng = np.random.default_rng(seed)
-    weight = np.ones(num_experts)
-    if imbalance > 0:
-        weight = rng.gamma(1 / imbalance**2, imbalance**2, num_experts)
-    share = weight / weight.sum()
-    # Keys of an exponential race draw top-k without replacement in proportion to the weights (Efraimidis, Spirakis).
-    sample = min(tokens_per_rank, max(64, 2_000_000 // max(n * num_experts, 1)))
-    amount = np.zeros((n, n))
-    per_rank = num_experts // n
-    if groups_per_token:
-        if not num_groups or num_experts % num_groups:
-            raise TopologyError(f"{num_experts} experts in {num_groups} groups", expected="equal groups")
-        if top_k > groups_per_token * (num_experts // num_groups):
-            raise TopologyError(
-                f"top-{top_k} in {groups_per_token} groups", expected="enough experts in the groups"
-            )
-    for rank in range(n):
-        race = rng.exponential(size=(sample, num_experts)) / share
-        if groups_per_token:
-            # As DeepSeek-V3 does: a group is worth its best two experts.
-            pair = max(1, min(2, num_experts // num_groups))
-            by_group = np.partition(race.reshape(sample, num_groups, -1), pair - 1, axis=2)[:, :, :pair].sum(
-                axis=2
-            )
-            best = np.argpartition(by_group, groups_per_token - 1, axis=1)[:, :groups_per_token]
-            allowed = np.zeros((sample, num_groups), bool)
-            np.put_along_axis(allowed, best, True, axis=1)
-            race = np.where(np.repeat(allowed, num_experts // num_groups, axis=1), race, np.inf)
-        chosen = np.argpartition(race, top_k - 1, axis=1)[:, :top_k] // per_rank
-        hits = np.zeros((sample, n))
-        np.add.at(hits, (np.arange(sample)[:, None], chosen), 1.0)
-        amount[rank] = (np.minimum(hits, 1.0) if deduplicate else hits).sum(axis=0) * (
-            tokens_per_rank / sample
-        )
+    n, sample = len(members), _sample_size(router, len(members), tokens_per_rank)
+    amount = np.stack(
+        [(np.minimum(c, 1.0) if deduplicate else c).sum(axis=0) for c in _token_copies(router, n, sample)]
+    )
     i, j = (x.ravel() for x in np.indices((n, n)))
     at = np.asarray(members)
-    return make_flows(at[i], at[j], amount.ravel() * bytes_per_token)
+    return make_flows(at[i], at[j], amount.ravel() * (bytes_per_token * tokens_per_rank / sample))
+
+
+def expert_traffic_by_node(
+    members: LongArray, router: Router, *, tokens_per_rank: int, bytes_per_token: float, ranks_per_node: int
+) -> tuple[Flows, Flows]:
+    """Dispatch that crosses to each node once: first to the rank of equal place there, then on inside the node.
+
+    Returns
+    -------
+    tuple of Flows
+        Between nodes, and inside them.
+
+    Raises
+    ------
+    TopologyError
+        As `expert_traffic`, and ranks that are not whole nodes.
+    """
+    n, sample = len(members), _sample_size(router, len(members), tokens_per_rank)
+    if n % ranks_per_node:
+        raise TopologyError(f"{n} ranks in nodes of {ranks_per_node}", expected="whole nodes")
+    nodes = n // ranks_per_node
+    across, inside = np.zeros((n, n)), np.zeros((n, n))
+    for rank, copies in enumerate(_token_copies(router, n, sample)):
+        there = np.minimum(copies, 1.0).reshape(sample, nodes, ranks_per_node)
+        landing = np.arange(nodes) * ranks_per_node + rank % ranks_per_node
+        across[rank, landing] += there.any(axis=2).sum(axis=0)
+        inside[np.repeat(landing, ranks_per_node), np.arange(n)] += there.sum(axis=0).ravel()
+    i, j = (x.ravel() for x in np.indices((n, n)))
+    at, scale = np.asarray(members), bytes_per_token * tokens_per_rank / sample
+    return make_flows(at[i], at[j], across.ravel() * scale), make_flows(at[i], at[j], inside.ravel() * scale)
 
 
 def reverse(flows: Flows) -> Flows:
