@@ -120,11 +120,11 @@ def _machine(path: Path, table: dict[str, Any], lines: SourceLines) -> Machine:
         raise ScenarioError(
             "a machine needs a name", where=lines.where(("machine",)), expected='name = "gb200-nvl72"'
         )
-    name = _typed(table["name"], str, lines.where(("machine", "name")))
+    name: str = _typed(table["name"], str, lines.where(("machine", "name")))
     chips = table.get("chips")
     if chips is not None:
         chips = _typed(chips, int, lines.where(("machine", "chips")))
-    chip = table.get("chip")
+    chip: str | None = table.get("chip")
     if chip is not None:
         chip = _typed(chip, str, lines.where(("machine", "chip")))
     if name.endswith(".toml"):

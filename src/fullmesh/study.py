@@ -11,6 +11,7 @@ from fullmesh.errors import ScenarioError
 from fullmesh.machine import load_machine
 from fullmesh.outcomes.compare import DEFAULT_TOKENS, Comparison, choose_batch, compare_machines, default_seq
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
+from fullmesh.outcomes.launch import write_launch
 from fullmesh.scenario import Scenario, load_scenario
 from fullmesh.search import SearchResult, search
 from fullmesh.workload import ModelSpec
@@ -120,6 +121,19 @@ def simulate(scenario: str | Path | Scenario) -> Estimate | Infeasible:
     """
     s = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     return estimate(s.model, s.machine, s.plan)
+
+
+def export_launch(found: SearchResult, path: Path) -> None:
+    """Write the best plan of a search as launch settings: JSON or TOML by the file's ending.
+
+    Raises
+    ------
+    ScenarioError
+        Nothing fits, or the file cannot be written or has another ending.
+    """
+    if found.best is None:
+        raise ScenarioError("no plan fits, so there is nothing to export", where=str(path))
+    write_launch(found.best, path)
 
 
 def price_list(path: str | Path | None) -> tuple[Price, ...] | None:

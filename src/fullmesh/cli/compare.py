@@ -15,6 +15,7 @@ from fullmesh.cli.tables import (
     gigabytes,
     interval_text,
     lang_option,
+    limit_text,
     money_text,
     one_format,
     percent,
@@ -22,6 +23,7 @@ from fullmesh.cli.tables import (
     seconds,
     show,
     table,
+    title,
     tokens_text,
     write_csv,
     write_json,
@@ -145,13 +147,14 @@ def _numbers(text: str) -> list[int]:
 
 def _report(c: Comparison, lang: Language) -> list[Table | str]:
     active = f", {c.active_parameters / 1e9:,.1f} B active" if c.model.is_moe else ""
+    batch = f"{c.gbs:,} x {c.seq:,} = {c.gbs * c.seq / 1e6:,.1f} M tokens"
     head = (
         f"{c.model.name}: {c.parameters / 1e9:,.1f} B parameters{active}. "
-        f"{label('batch', lang).capitalize()} {c.gbs:,} x {c.seq:,} = {c.gbs * c.seq / 1e6:,.1f} M tokens on every machine "
-        f"({c.batch_note})."
+        f"{title('batch', lang)} {batch} on every machine ({c.batch_note})."
     )
     out: list[Table | str] = [head, "", _main_table(c, c.columns, lang)]
-    out.append(_waterfall_table(c.columns, lang))
+    if any(column.best for column in c.columns):
+        out.append(_waterfall_table(c.columns, lang))
     if c.ratios:
         out += [_ratio_table(c.ratios, label("ratios", lang), lang), *_reasons(c.ratios)]
     if c.equal_packages:
@@ -182,6 +185,8 @@ def _main_table(c: Comparison, columns: Sequence[Column], lang: Language) -> Tab
         "plans",
         lambda x: f"{x.found.num_enumerated:,} enumerated, {x.found.num_fitting:,} fit",
     )
+    if not any(column.best for column in columns):
+        return out
     out.add_section()
     unknown = label("unknown_error", lang)
 
@@ -240,6 +245,10 @@ def _published(c: Column) -> str:
     return "-" if value is None else si_prefix(value, "FLOP/s")
 
 
+def _unit_published(c: Column) -> str:
+    return si_prefix(c.machine.unit_published_flop_per_s or 0.0, "FLOP/s")
+
+
 def _unused(c: Column) -> str:
     used = _best(c).plan.num_devices
     return "" if used == c.machine.num_devices else f" ({used} of {c.machine.num_devices} devices used)"
@@ -253,17 +262,8 @@ def _ties(c: Column, lang: Language) -> str:
 
 def _limit(c: Column, lang: Language) -> str:
     closest = c.found.closest
-    if closest is None:
-        return label("does_not_fit", lang)
-    limit = closest.limit
-    if limit.unit == "B":
-        size = f"{gigabytes(limit.needed)} needed, {gigabytes(limit.available)} there"
-    else:
-        size = f"{limit.needed:g} against {limit.available:g}"
-    return (
-        f"{label('does_not_fit', lang)}: {limit.name}, {size} ({limit.where}), nearest plan {closest.plan.label()}; "
-        f"would help: {', '.join(limit.levers)}, more devices"
-    )
+    text = label("does_not_fit", lang)
+    return text if closest is None else f"{text}: {limit_text(closest)}"
 
 
 def _second(c: Column) -> str:
@@ -277,8 +277,6 @@ def _waterfall_table(columns: Sequence[Column], lang: Language) -> Table:
     fitting = [c for c in columns if c.best is not None]
     out = table(label("waterfall", lang), "", *(f"{c.machine.name}>" for c in fitting))
     falls = [waterfall(_best(c)) for c in fitting]
-    if not falls:
-        return out
     for i, loss in enumerate(falls[0].losses):
         lines = [fall.losses[i] for fall in falls]
         if any(abs(line.share) >= 0.0005 for line in lines):
@@ -291,9 +289,9 @@ def _waterfall_table(columns: Sequence[Column], lang: Language) -> Table:
     return out
 
 
-def _ratio_table(ratios: Sequence[Ratio], title: str, lang: Language) -> Table:
+def _ratio_table(ratios: Sequence[Ratio], heading: str, lang: Language) -> Table:
     out = table(
-        title,
+        heading,
         label("faster", lang),
         label("slower", lang),
         label("ratio", lang) + ">",
@@ -361,10 +359,10 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
             lines.append(f"- {x.machine.name}: {x.found.substituted}.")
         if x.machine.unit_published_flop_per_s is not None and x.published_differs:
             lines.append(
-                f"- {x.machine.name}: {_published(x)} BF16 is {x.machine.published_flop_basis}; "
-                f"{_peak(x)} is what its matrix units alone can reach."
+                f"- {x.machine.name}: {_unit_published(x)} BF16 is {x.machine.published_flop_basis}; its matrix units "
+                f"alone reach {si_prefix(x.unit_matrix_flop_per_s, 'FLOP/s')}."
             )
-        lines.append(f"- {label('power', lang)}, {x.machine.name}: {x.machine.power_basis}.")
+        lines.append(f"- {title('power', lang)}, {x.machine.name}: {x.machine.power_basis}.")
         if x.money:
-            lines.append(f"- {label('money', lang)}, {x.machine.name}: {x.money.basis}.")
+            lines.append(f"- {title('money', lang)}, {x.machine.name}: {x.money.basis}.")
     return lines

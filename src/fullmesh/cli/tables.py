@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fullmesh.outcomes.estimate import Estimate
+from fullmesh.glossary import Language, label
+from fullmesh.outcomes.estimate import Estimate, Infeasible
 from fullmesh.outcomes.waterfall import GROUPS
 from fullmesh.plan import Plan
 from fullmesh.units import duration, si_prefix
@@ -60,13 +61,19 @@ def one_format(as_json: bool, as_csv: bool) -> None:
         raise click.UsageError("--json and --csv exclude each other")
 
 
-def table(title: str, *columns: str) -> Table:
+def title(key: str, lang: Language) -> str:
+    """A label with a capital, at the start of a line."""
+    text = label(key, lang)
+    return text[:1].upper() + text[1:]
+
+
+def table(heading: str, *columns: str) -> Table:
     """An empty table; a column name that ends in ``>`` is aligned to the right."""
     from rich import box
     from rich.table import Table
 
     out = Table(
-        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=heading or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for column in columns:
         justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
@@ -110,6 +117,19 @@ def interval_text(e: Estimate, unknown: str) -> str:
 def gigabytes(value: float) -> str:
     """Decimal gigabytes."""
     return f"{value / 1e9:.1f} GB"
+
+
+def limit_text(e: Infeasible) -> str:
+    """Which limit the nearest plan breaks, by how much, and what would help."""
+    limit = e.limit
+    if limit.unit == "B":
+        size = f"{gigabytes(limit.needed)} needed, {gigabytes(limit.available)} there"
+    else:
+        size = f"{limit.needed:g} against {limit.available:g}"
+    return (
+        f"{limit.name}, {size} ({limit.where}), with the plan {plan_text(e.plan)}; "
+        f"would help: {', '.join(limit.levers)}"
+    )
 
 
 def money_text(usd: float) -> str:

@@ -71,6 +71,11 @@ class Column:
         return None if unit is None else unit * self.machine.num_units
 
     @property
+    def unit_matrix_flop_per_s(self) -> float:
+        """BF16 peak of the matrix units of one unit."""
+        return self.machine.chip.matrix_flop_per_s.get("bf16", 0.0) * self.machine.devices_per_unit
+
+    @property
     def published_differs(self) -> bool:
         """Whether the published BF16 peak is another than that of the matrix units, by more than 1 %."""
         published = self.published_flop_per_s

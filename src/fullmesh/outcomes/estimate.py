@@ -121,6 +121,10 @@ class Estimate:
     energy_per_token_j: float | None
     energy_basis: str
 
+    def part_share(self, part: str) -> float:
+        """Share of the step that one of ``parts_s`` takes."""
+        return self.parts_s[part] / self.step_s
+
     def __str__(self) -> str:
         return (
             f"{self.plan.label()}: {duration(self.step_s)} a step, {self.tokens_per_s:,.0f} tokens/s, "
@@ -184,13 +188,23 @@ def memory_limit(result: Evaluation, i: int) -> Limit:
     levers = {
         "parameters": ["more tp or pp", "more ep" if result.model.is_moe else "zero = 3"],
         "gradients": ["zero = 2 or 3", "more tp or pp"],
-        "optimizer": ["zero = 1", "offload_optimizer", "more data-parallel ranks"],
+        "optimizer": ["zero = 1", "offload_optimizer"],
         "activations": ["recompute = full", "more tp or cp", "a smaller micro-batch"],
         "head": ["more tp", "a smaller micro-batch"],
         "transient": ["more tp or cp", "a smaller micro-batch"],
     }[biggest]
+    taken = set()
     if plan.recompute == "full":
-        levers = [lever for lever in levers if lever != "recompute = full"]
+        taken.add("recompute = full")
+    if plan.zero >= 1:
+        taken.add("zero = 1")
+    if plan.zero == 3:
+        taken |= {"zero = 3", "zero = 2 or 3"}
+    if plan.offload_optimizer == 1.0:
+        taken.add("offload_optimizer")
+    if plan.mbs == 1:
+        taken.add("a smaller micro-batch")
+    levers = [*(lever for lever in levers if lever not in taken), "more devices"]
     return Limit(
         name="memory",
         needed=float(result.ledger.used[worst]),

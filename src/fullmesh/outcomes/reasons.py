@@ -72,9 +72,7 @@ def _phrase(
         )
     if group == "communication":
         keys = GROUPS["communication"]
-        worst = max(
-            keys, key=lambda k: abs(a.seconds(k) / fast.step_s - b.seconds(k) / slow.step_s)
-        )
+        worst = max(keys, key=lambda k: abs(a.seconds(k) / fast.step_s - b.seconds(k) / slow.step_s))
         return f"exposed communication, mostly {_COMMUNICATION[worst]}, {takes}"
     if group == "pipeline":
         return (

@@ -231,3 +231,35 @@ def _row(c: Column, basis: str) -> dict[str, Any]:
         "usd_per_million_tokens": "" if c.money is None else c.money.usd_per_million_tokens,
         "time_to_tokens_s": "" if c.time_to_tokens_s is None else c.time_to_tokens_s,
     }
+
+
+PLAN_CSV_COLUMNS = (
+    "rank", "plan", "devices", "tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero", "mbs", "gbs", "seq", "recompute",
+    "precision", "step_s", "low_80_s", "high_80_s", "bound_low_s", "bound_high_s", "tokens_per_s", "mfu", "hfu",
+    "memory_bytes", "capacity_bytes",
+)  # fmt: skip
+
+
+def search_rows(found: SearchResult) -> list[dict[str, Any]]:
+    """The ranked plans as flat rows with the columns of ``PLAN_CSV_COLUMNS``."""
+    rows = []
+    for rank, e in enumerate(found.ranked, 1):
+        rows.append(
+            dataclasses.asdict(e.plan)
+            | {
+                "rank": rank,
+                "plan": e.plan.label(),
+                "devices": e.plan.num_devices,
+                "step_s": e.step_s,
+                "low_80_s": _number(e.interval.low_s) or "",
+                "high_80_s": _number(e.interval.high_s) or "",
+                "bound_low_s": e.low_s,
+                "bound_high_s": e.high_s,
+                "tokens_per_s": e.tokens_per_s,
+                "mfu": e.mfu,
+                "hfu": e.hfu,
+                "memory_bytes": e.memory_bytes,
+                "capacity_bytes": e.capacity_bytes,
+            }
+        )
+    return rows

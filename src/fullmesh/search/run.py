@@ -276,8 +276,9 @@ def _really_different(p: Plans, i: int, best: int) -> bool:
 
 
 def _pareto(step: Floats, memory: Floats, feasible: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Plans that no other beats in both, fastest first; a gain of less than 2 % of memory is none."""
-    order = feasible[np.lexsort((memory[feasible], step[feasible]))]
+    """Plans up to twice the best step time that no other beats in both; a gain below 2 % of memory is none."""
+    near = feasible[step[feasible] <= 2.0 * step[feasible].min()]
+    order = near[np.lexsort((memory[near], step[near]))]
     kept = []
     lowest = math.inf
     floor = np.minimum.accumulate(memory[order])
