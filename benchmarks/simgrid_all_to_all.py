@@ -1,19 +1,20 @@
 """An all-to-all in SimGrid, the independent simulator: run by the system's Python (Debian package python3-simgrid).
 
-Reads a JSON file with ``dies_per_node``, ``die_bytes_per_s``, ``package_bytes_per_s``, ``latency_s`` and ``flows`` (rows of
-source, destination, bytes); prints a JSON object with ``makespan_s``, ``cpu_s`` and, with ``--each``, ``finish_s`` of
-every flow. Sprayed links stand as one link each, which is exact when the spray is even.
+Reads a JSON file with ``dies_per_node``, ``die_bytes_per_s``, ``package_bytes_per_s``, ``latency_s`` and ``flows``
+(rows of source, destination, bytes); prints a JSON object with ``makespan_s``, ``cpu_s`` and, with ``--each``,
+``finish_s`` of every flow. Sprayed links stand as one link each, which is exact when the spray is even.
 """
 
 import json
 import sys
 import time
 
-from simgrid import Actor, Comm, Engine, Host, LinkInRoute, NetZone, this_actor
+from simgrid import Actor, Comm, Engine, LinkInRoute, NetZone
 
 
 def main() -> None:
-    case = json.load(open(sys.argv[1]))
+    with open(sys.argv[1]) as file:
+        case = json.load(file)
     each = "--each" in sys.argv
     begin = time.process_time()
     engine = Engine(

@@ -290,12 +290,9 @@ def experts(ranks: int, **router: int) -> traffic.Flows:
         (lambda: collectives.place_groups(64, 5), "do not fill"),
         (lambda: collectives.place_axes(64, {"tp": 8}, ("tp",)), "axes"),
         (lambda: nccl_choice("all_reduce", 1.0, generation="volta", ranks_per_node=8), "volta"),
-        (
-            lambda: traffic.expert_traffic(
-                np.arange(3), tokens_per_rank=1, bytes_per_token=1.0, num_experts=4, top_k=1
-            ),
-            "experts",
-        ),
+        (lambda: experts(3, num_experts=4), "experts"),
+        (lambda: experts(4, num_experts=8, groups_per_token=1, num_groups=8), "enough experts"),
+        (lambda: experts(4, num_experts=8, groups_per_token=1, num_groups=3), "equal groups"),
     ],
 )
 def test_mistakes_are_named(call: object, match: str) -> None:

@@ -208,6 +208,7 @@ def fit_curve(points: list[Point]) -> Curve:
             found = least_squares(
                 lambda v: np.log(_model(v, size) / seconds),
                 start,
+                bounds=bounds,
                 loss="soft_l1",
                 f_scale=0.05,
                 max_nfev=2000,

@@ -52,8 +52,8 @@ def _fill(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Lazy-heap water-filling: a link's share only rises, so a stale key is recomputed when it is popped.
 
-    ``order`` takes flows in the order in which they freeze, and ``step_at`` of a flow where in it its bottleneck begins;
-    ``done`` of ``goal`` are frozen on entry.
+    ``order`` takes flows in the order in which they freeze, and ``step_at`` of a flow where in it its bottleneck
+    begins; ``done`` of ``goal`` are frozen on entry.
     """
     columns = seg.shape[1]
     many = mult.size > 0
@@ -247,7 +247,8 @@ def waterfill(seg, mult, ptr, link, weight, cap, rate):  # type: ignore[no-untyp
     touched = np.empty(num_seg, np.int32)
     return passes + _fill(
         seg, mult, ptr, link, weight, link_ptr, link_seg, list_ptr, list_flow, list_len,
-        total, left, count, frozen, rate, num_active, active.copy(), np.empty(num_flows, np.int32), 0, delta, touched, key, item,
+        total, left, count, frozen, rate, num_active, active.copy(), np.empty(num_flows, np.int32), 0,
+        delta, touched, key, item,
     )  # fmt: skip
 
 
@@ -264,9 +265,9 @@ def _block_minima(values, minima):  # type: ignore[no-untyped-def]
 def simulate(seg, ptr, link, weight, cap, size, start, by_start, tolerance, finish):  # type: ignore[no-untyped-def]
     """Run flows to completion under max-min sharing, re-solved at every start and completion.
 
-    Exact reuse: bottlenecks found before the first one that a leaving flow belonged to do not carry that flow, so a solve
-    resumes there. Completions within ``tolerance`` of the clock after the next one are taken together, each at the time
-    that its own rate gives. ``by_start`` lists flows by ``start``. Returns the number of solves.
+    Exact reuse: bottlenecks found before the first one that a leaving flow belonged to do not carry that flow, so a
+    solve resumes there. Completions within ``tolerance`` of the clock after the next one are taken together, each at
+    the time that its own rate gives. ``by_start`` lists flows by ``start``. Returns the number of solves.
     """
     num_flows, columns = seg.shape
     num_seg, num_links = len(ptr) - 1, len(cap)

@@ -179,11 +179,18 @@ def collapse_all_to_all(topology: Topology) -> Collapsed | None:
     capacity = topology.capacity
     switched = [x for x in topology.layers if isinstance(x, ClosLayer) and x.facts.carries_devices]
     inner = [x for x in topology.layers if not isinstance(x, ClosLayer)]
-    if not switched or any(x.relay_in_node for x in switched) or any(x.facts.group_devices != 2 for x in inner):
+    if (
+        not switched
+        or any(x.relay_in_node for x in switched)
+        or any(x.facts.group_devices != 2 for x in inner)
+    ):
         return None
     devices = np.arange(n)
     mate = devices ^ 1
-    own = combine(*(x.leaf_of[:n].astype(np.int64) for x in switched), *(x.profile(capacity)[:n] for x in topology.layers))
+    own = combine(
+        *(x.leaf_of[:n].astype(np.int64) for x in switched),
+        *(x.profile(capacity)[:n] for x in topology.layers),
+    )
     if inner:
         if n % 2 or any((x.leaf_of[:n] != x.leaf_of[mate]).any() for x in switched):
             return None
@@ -211,7 +218,15 @@ def collapse_all_to_all(topology: Topology) -> Collapsed | None:
             entering = here[(here != goal) & ((here != mate[goal]) | (not joined))]
             if len(leaving):
                 rows.append(
-                    (rep, int(leaving[0]), int(entering[0]), goal, float(count) * len(leaving), len(leaving), len(entering))
+                    (
+                        rep,
+                        int(leaving[0]),
+                        int(entering[0]),
+                        goal,
+                        float(count) * len(leaving),
+                        len(leaving),
+                        len(entering),
+                    )
                 )
     table = np.array(rows, float).reshape(-1, 7)
     src = np.concatenate([reps[a[plain]], table[:, 0]]).astype(np.int32)

@@ -131,7 +131,9 @@ def _token_copies(router: Router, num_ranks: int, sample: int) -> Iterator[Float
             expected="experts that are a multiple of the ranks, and at least top-k of them",
         )
     if limit and (groups < 1 or experts % groups or not 0 < limit <= groups):
-        raise TopologyError(f"{limit} of {groups} groups of {experts} experts", expected="equal groups, and enough of them")
+        raise TopologyError(
+            f"{limit} of {groups} groups of {experts} experts", expected="equal groups, and enough of them"
+        )
     if limit and router.top_k > limit * (experts // groups):
         raise TopologyError(f"top-{router.top_k} in {limit} groups", expected="enough experts in the groups")
     rng = np.random.default_rng(router.seed)
@@ -144,7 +146,9 @@ def _token_copies(router: Router, num_ranks: int, sample: int) -> Iterator[Float
         race = rng.exponential(size=(sample, experts)) / share
         if limit:
             pair = max(1, min(2, experts // groups))
-            by_group = np.partition(race.reshape(sample, groups, -1), pair - 1, axis=2)[:, :, :pair].sum(axis=2)
+            by_group = np.partition(race.reshape(sample, groups, -1), pair - 1, axis=2)[:, :, :pair].sum(
+                axis=2
+            )
             allowed = np.zeros((sample, groups), bool)
             np.put_along_axis(allowed, np.argpartition(by_group, limit - 1, axis=1)[:, :limit], True, axis=1)
             race = np.where(np.repeat(allowed, experts // groups, axis=1), race, np.inf)
@@ -160,7 +164,12 @@ def _sample_size(router: Router, num_ranks: int, tokens_per_rank: int) -> int:
 
 
 def expert_traffic(
-    members: LongArray, router: Router, *, tokens_per_rank: int, bytes_per_token: float, deduplicate: bool = True
+    members: LongArray,
+    router: Router,
+    *,
+    tokens_per_rank: int,
+    bytes_per_token: float,
+    deduplicate: bool = True,
 ) -> Flows:
     """Dispatch of tokens straight to their experts' ranks; combine is `reverse` of it.
 
