@@ -35,6 +35,7 @@ BOUNDS = {
     "ramp_s": (1e-9, 1e-3),
     "power": (0.15, 0.95),
     "serial": (0.0, 1.0),
+    "blend": (1.0, 12.0),
 }
 #: Few ranks use a port much less well in an exchange of experts; more ranks are hit as the group grows.
 EXPERT_SPREAD = 8.0
@@ -295,7 +296,8 @@ def fit_collectives(folder: Path) -> Document:
     Parameters
     ----------
     folder : Path
-        Folder with ``nccl_intra_node.csv``, ``deepep_normal_h100.csv`` and ``nvl72_moe_alltoall.csv``; the published
+        Folder with ``nccl_intra_node.csv``, ``deepep_normal_h100.csv``, ``deepep_low_latency_h100.csv`` and
+        ``nvl72_moe_alltoall.csv``; the published
         points that are shipped are always used.
 
     Returns

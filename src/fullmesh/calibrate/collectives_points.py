@@ -21,7 +21,12 @@ EXPERT_NUMBERS = ("tokens", "token_bytes", "topk", "ep", "num_experts")
 EXPERT_COLUMNS = (*EXPERT_CURVE_COLUMNS, *EXPERT_NUMBERS, "node_limit", "value", "unit")
 ROLES = ("fit", "hold", "conflict")
 #: Larger tables that a folder may hold.
-TABLES = ("nccl_intra_node.csv", "deepep_normal_h100.csv", "nvl72_moe_alltoall.csv")
+TABLES = (
+    "nccl_intra_node.csv",
+    "deepep_normal_h100.csv",
+    "deepep_low_latency_h100.csv",
+    "nvl72_moe_alltoall.csv",
+)
 #: Systems of the NCCL table, the machine that stands for each, and the release whose curves are fitted on.
 NCCL_SYSTEMS = {
     "a100_sxm": ("dgx-a100", "2.27.3"),
@@ -289,6 +294,26 @@ def read_deepep(path: Path) -> list[Curve]:
     return [_expert_curve(k, v, v[7]) for k, v in _grouped(rows).items()]
 
 
+def read_deepep_low_latency(path: Path) -> list[Curve]:
+    """Curves of a table of DeepEP's low-latency kernels (``deepep_low_latency_*.csv``)."""
+    columns = ("node_num", "hidden_size", "num_token", "num_topk", "num_experts")
+    rows: list[Point] = []
+    for line, row in read_rows(path, (*columns, "dispatch_avg_t_us", "combine_avg_t_us")):
+        where = f"{path.name}:{line}"
+        nodes, tokens, hidden, topk, experts = (
+            _number(row, c, where)
+            for c in ("node_num", "num_token", "hidden_size", "num_topk", "num_experts")
+        )
+        role = "hold" if nodes == 4 else "fit"
+        for phase, kind in (("dispatch", "fp8"), ("combine", "bfloat16")):
+            seconds = 1e-6 * _number(row, f"{phase}_avg_t_us", where)
+            name = f"DeepEP low latency H100 x{int(8 * nodes)}"
+            key = (name, "dgx-h100", str(int(8 * nodes)), "lowlatency", phase, "random", role, path.name)
+            fixed = (topk, 8.0 * nodes, experts, np.inf, nodes, seconds)
+            rows.append((key, (tokens, hidden * WIRE_BYTES[kind], *fixed)))
+    return [_expert_curve(k, v, v[7]) for k, v in _grouped(rows).items()]
+
+
 def read_nvl72(path: Path) -> list[Curve]:
     """Curves of a table of two-sided expert exchange on GB200 NVL72 (``nvl72_moe_alltoall.csv``)."""
     names = ("op_name", "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "topk", "num_experts")
@@ -343,7 +368,9 @@ def read_curves(folder: Path | None = None) -> list[Curve]:
         return curves
     if not folder.is_dir():
         raise ResultsError("no such folder of measured tables", where=str(folder))
-    for name, reader in zip(TABLES, (read_nccl, read_deepep, read_nvl72), strict=True):
+    for name, reader in zip(
+        TABLES, (read_nccl, read_deepep, read_deepep_low_latency, read_nvl72), strict=True
+    ):
         if (folder / name).is_file():
             curves += reader(folder / name)
     return curves

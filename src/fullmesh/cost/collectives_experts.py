@@ -114,10 +114,8 @@ def experts_s(
     wire = token_bytes * hit_nodes * (nodes - 1.0) / nodes
     leave = _wire_s(term, wire, nodes, levels[-1].line_bytes_per_s(nodes))
     inside = forward if inner else np.zeros_like(leave)
-    outside = (
-        _start_s(term, tokens, wire, nodes)
-        + np.maximum(leave, inside)
-        + term.serial * np.minimum(leave, inside)
+    outside = _start_s(term, tokens, wire, nodes) + (leave**term.blend + inside**term.blend) ** (
+        1.0 / term.blend
     )
     return np.where(nodes > 1, outside, total)
 

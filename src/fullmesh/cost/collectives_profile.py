@@ -102,9 +102,9 @@ class Term:
 class Experts:
     """Expert dispatch or combine of one library over one kind of tier, in the form of `Term`.
 
-    ``step_s`` is per doubling of the ranks, ``token_s`` per token whatever its width (sorting, indices). On a rail,
-    ``serial`` is the share of the shorter of the two legs (network card, and forwarding inside the node) that is not
-    hidden behind the longer.
+    ``step_s`` is per doubling of the ranks, ``token_s`` per token whatever its width (sorting, indices). On a rail the
+    two legs, network card and forwarding inside the node, take the ``blend``-norm of their times: 1 is one after the
+    other, the more the better they overlap.
     """
 
     dispatchers: tuple[str, ...]
@@ -117,7 +117,7 @@ class Experts:
     token_s: float = 0.0
     ramp_s: float = 0.0
     power: float = 0.5
-    serial: float = 0.0
+    blend: float = 2.0
 
     def __post_init__(self) -> None:
         if (
