@@ -100,7 +100,9 @@ def resolve(document: Document) -> Document:
             values.update(
                 {k: v for k, v in chain.items() if k in CONSTANTS and k != "serial" and k not in values}
             )
-            terms.append({k: v for k, v in values.items() if k not in ("tied", "free")})
+            if "fraction_of" in values:
+                values["fraction"] = _find(document, values["fraction_of"], home)["fraction"]
+            terms.append({k: v for k, v in values.items() if k not in ("tied", "free", "fraction_of")})
         experts = []
         library = fabrics[fabric["experts_like"]] if "experts_like" in fabric else home
         for expert in library.get("experts", ()):
