@@ -18,6 +18,7 @@ from fullmesh.search.software import software_of
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.hf import load_model
 
+_HINT = "docs/examples/deepseek-v3-cloudmatrix384.toml shows a whole scenario"
 _TABLES = ("model", "machine", "plan")
 _KEYS = {"model": ("name", "config", "mtp_layers"), "machine": ("name", "chips", "chip")}
 
@@ -70,16 +71,19 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], SourceLines]:
         data = tomllib.loads(text)
     except OSError as error:
         raise ScenarioError(
-            f"cannot read the scenario: {error.strerror}", where=str(path), expected="a TOML file"
+            f"cannot read the scenario: {error.strerror}", where=str(path), expected="a TOML file", hint=_HINT
         ) from None
     except UnicodeDecodeError:
-        raise ScenarioError("the file is not UTF-8 text", where=str(path), expected="a TOML file") from None
+        raise ScenarioError(
+            "the file is not UTF-8 text", where=str(path), expected="a TOML file", hint=_HINT
+        ) from None
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         raise ScenarioError(
             f"not a TOML file: {error}",
             where=f"{path}:{line[1]}" if line else str(path),
             expected="a TOML file",
+            hint=_HINT,
         ) from None
     lines = SourceLines(path, text)
     for key, value in data.items():
@@ -92,7 +96,10 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], SourceLines]:
     for table in _TABLES:
         if table not in data:
             raise ScenarioError(
-                f"the table [{table}] is missing", where=str(path), expected="[model], [machine] and [plan]"
+                f"the table [{table}] is missing",
+                where=str(path),
+                expected="[model], [machine] and [plan]",
+                hint=_HINT,
             )
     return data, lines
 
@@ -188,11 +195,13 @@ def _plan(table: dict[str, Any], machine: Machine, model: ModelSpec, lines: Sour
 def _plan_value(key: str, value: Any, default: Any, where: str) -> Any:
     if isinstance(default, tuple):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise ScenarioError(f"{key} = {value!r}", where=where, expected="a list of strings")
+            raise ScenarioError(f"{key} = {value!r}", where=where, expected="a list of strings", hint=_HINT)
         return tuple(value)
     out = _typed(value, type(default), where)
     if isinstance(out, int | float) and not isinstance(out, bool) and out < 0:
-        raise ScenarioError(f"{key} = {value} is negative", where=where, expected="a number of at least 0")
+        raise ScenarioError(
+            f"{key} = {value} is negative", where=where, expected="a number of at least 0", hint=_HINT
+        )
     return out
 
 
@@ -201,7 +210,7 @@ def _typed(value: Any, kind: type, where: str) -> Any:
         return float(value)
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-        raise ScenarioError(f"{value!r} is not allowed", where=where, expected=words[kind])
+        raise ScenarioError(f"{value!r} is not allowed", where=where, expected=words[kind], hint=_HINT)
     return value
 
 

@@ -153,7 +153,9 @@ def parse_tokens(value: float | str) -> float:
         return float(value)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([KMGBTkmgbt]?)(?:tokens)?\s*", value)
     if match is None or float(match[1]) <= 0:
-        raise ScenarioError(f"cannot read {value!r} as tokens", expected="a number such as 300B or 15T")
+        raise ScenarioError(
+            f"cannot read {value!r} as tokens", expected="a positive number", hint="for instance 300B or 15T"
+        )
     factor = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}[match[2].lower()]
     return float(match[1]) * factor
 
@@ -169,5 +171,6 @@ def _counts(chips: int | Sequence[int] | None, num: int) -> list[int | None]:
             f"{len(counts)} numbers of chips for {num} machines",
             where="--chips",
             expected="one number for all machines, or one for each",
+            hint="separate them by commas, in the order of --on",
         )
     return list(counts)

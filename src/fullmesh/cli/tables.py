@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_WIDTH = 120
 _MIN_WIDTH = 100
 
-lang_option = click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the labels."
-)
-
 
 def show(*items: Table | str) -> None:
     """Print tables and lines to standard output, without colour where NO_COLOR is set or it is no terminal."""
@@ -53,12 +49,6 @@ def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
     writer.writeheader()
     writer.writerows(rows)
     click.echo(text.getvalue(), nl=False)
-
-
-def one_format(as_json: bool, as_csv: bool) -> None:
-    """Refuse two output formats at once."""
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
 
 
 def title(key: str, lang: Language) -> str:

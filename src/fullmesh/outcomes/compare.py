@@ -192,15 +192,23 @@ def compare_machines(
     if precision not in RECIPES:
         raise ScenarioError(f"unknown precision {precision!r}", hint=did_you_mean(precision, list(RECIPES)))
     if not (math.isfinite(num_tokens) and num_tokens > 0):
-        raise ScenarioError(f"{num_tokens:g} tokens", expected="a positive number of tokens")
+        raise ScenarioError(
+            f"{num_tokens:g} tokens", expected="a positive number of tokens", hint="for instance 300B or 15T"
+        )
     for name, value in (("global batch", gbs), ("sequence length", seq)):
         if value is not None and value < 1:
-            raise ScenarioError(f"{name} = {value}", expected="a whole number of at least 1")
+            raise ScenarioError(
+                f"{name} = {value}",
+                expected="a whole number of at least 1",
+                hint="leave it out, and one is chosen from the model",
+            )
     sized = size_machines(machines, basis, prices) if resize else list(machines)
     ids = [(m.id, m.num_devices) for m in sized]
     if len(set(ids)) != len(ids):
         twice = next(m.name for m, key in zip(sized, ids, strict=True) if ids.count(key) > 1)
-        raise ScenarioError(f"{twice} is named twice", where="--on", expected="each machine once")
+        raise ScenarioError(
+            f"{twice} is named twice", where="--on", expected="each machine once", hint="leave one out"
+        )
     beside = size_machines(machines, "packages", prices) if resize and basis == "units" else []
     seq = seq or default_seq(model)
     note = "as given"

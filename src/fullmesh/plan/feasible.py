@@ -75,11 +75,11 @@ def rules(model: ModelSpec, machine: Machine, p: Plans) -> list[_Rule]:
         ),
         (
             "sequence",
-            p.seq % (p.cp * 2 * (p.cp > 1) + (p.cp == 1)) != 0,
+            p.seq % _sequence_parts(p) != 0,
             p.seq,
-            p.cp * 2,
-            "cp",
-            ("lower cp",),
+            _sequence_parts(p),
+            "tokens of a sequence over its parts",
+            ("lower cp or tp", "a sequence length that divides"),
         ),
         (
             "layers",
@@ -140,6 +140,11 @@ def rules(model: ModelSpec, machine: Machine, p: Plans) -> list[_Rule]:
     else:
         out.append(("experts", p.ep > 1, p.ep, one, "the model has no experts", ("ep = 1",)))
     return out
+
+
+def _sequence_parts(p: Plans) -> npt.NDArray[np.int64]:
+    """Parts of a sequence: two a context-parallel rank for balance, and the ranks of sequence parallelism."""
+    return np.where(p.cp > 1, 2 * p.cp, 1) * np.where(p.sequence_parallel, p.tp, 1)
 
 
 def violations(model: ModelSpec, machine: Machine, plans: Plans) -> Violations:

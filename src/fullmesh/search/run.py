@@ -98,7 +98,7 @@ class SearchResult:
 _MEANING = {
     "devices": "more devices than the machine has",
     "batch": "the global batch does not divide by mbs x dp",
-    "sequence": "the sequence does not divide over cp",
+    "sequence": "the sequence does not divide over cp and tp",
     "layers": "more pipeline chunks than layers",
     "interleaving": "micro-batches are no multiple of pp (virtual stages)",
     "sharding": "ZeRO-2 or -3 with a pipeline",
@@ -146,7 +146,11 @@ def search(
         raise PlanError(f"unknown objective {objective!r}", hint=did_you_mean(objective, list(OBJECTIVES)))
     for name, value in (("global batch", gbs), ("sequence length", seq), ("number of plans", top)):
         if value < 1:
-            raise PlanError(f"{name} = {value}", expected="a whole number of at least 1")
+            raise PlanError(
+                f"{name} = {value}",
+                expected="a whole number of at least 1",
+                hint="leave it out, and one is chosen",
+            )
     recipe, substituted = supported_precision(machine, precision)
     question = Question(
         model=model,
