@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import numpy as np
 from fullmesh.calibrate.operators_derive import (
     ascend_profile,
     attention_shape,
+    dense_share,
     grouped_like,
     memory_bound,
+    training_attention,
 )
 from fullmesh.calibrate.operators_fit import Floats, fit_attention, fit_grouped, fit_product
 from fullmesh.calibrate.tables import CHIP_IDS, Table, find_tables, read_table
 from fullmesh.cost.operators import attention_s, gemm_s, moe_layer_s
 from fullmesh.cost.operators_models import Hardware
-from fullmesh.cost.operators_routing import routed
+from fullmesh.cost.operators_routing import Load, routed
 from fullmesh.cost.profile import ELEMENT_BYTES, PEAK_OF, OperatorProfile
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ResultsError
@@ -49,6 +51,12 @@ _SEED = 20261124
 _PRODUCT_KNOTS = (np.linspace(0.0, 15.0, 9), np.linspace(5.0, 16.0, 7), np.linspace(5.0, 16.0, 7))
 _ATTENTION_KNOTS = (np.linspace(9.0, 27.0, 10), np.linspace(9.0, 14.0, 6))
 _GROUPED_KNOTS = (np.linspace(1.0, 17.0, 9), np.linspace(0.0, 8.0, 5), np.linspace(20.0, 27.0, 4))
+_LAYER_KNOTS = (
+    np.linspace(6.0, 14.0, 5),
+    np.linspace(0.0, 8.0, 5),
+    np.array([20.5, 22.5, 24.0, 26.0]),
+    np.array([0.0, 1.0, 1.2]),
+)
 # products narrower or shallower than one block of scales leave the tuned kernel
 _BLOCK: Mapping[str, float] = {"fp8_block": 128.0, "nvfp4": 128.0}
 
@@ -75,8 +83,8 @@ def fit_operator_profiles(folder: Path, *, report: Callable[[str], None] = lambd
 
     Notes
     -----
-    Residuals are measured twice: of a fit to four fifths of the points on the rest (whole ``(n, k)`` pairs for products,
-    whole shapes for attention, single points for expert layers), then of the fit to all points that is kept.
+    Residuals are measured twice: of a fit to four fifths of the points on the rest (whole ``(n, k)`` pairs for
+    products, all kernels or distributions of a shape for the others), then of the fit to all points that is kept.
     """
     paths, skipped = find_tables(folder)
     tables = [read_table(p) for p in paths]
@@ -102,22 +110,26 @@ def fit_operator_profiles(folder: Path, *, report: Callable[[str], None] = lambd
             "grouped": {},
         }
         # the shape rules and elementwise kernels are needed before any evaluation
-        record["attention_shape"] = attention_shape(published, chip.arch, None)
+        record["attention_shape"] = attention_shape(published, chip.arch)
         record["memory_bound"] = memory_bound(own["gemm"], chip)
-        for operator, table in own.items():
+        # expert products are bounded by what dense ones reach, so those come first
+        for operator, table in sorted(own.items(), key=lambda item: item[0] != "gemm"):
             report(f"{operator} {name}")
             record[operator] = _fit_table(table, chip, record, residuals)
         profiles[_PROFILES[name]] = record
     for name in chips:
         _complete(name, profiles, published)
-    profiles["ascend910b"] = ascend_profile(published, profiles)
+    profiles["ascend910b"] = ascend_profile(published)
     return {
         "date": DATE,
         "method": "physical part by robust least squares, then a smooth correction on knots in log2 of the shape",
         "source": sorted({t.source for t in tables}),
         "licence": "Apache-2.0, Copyright (c) NVIDIA CORPORATION & AFFILIATES; see NOTICE",
         "versions": {p: importlib.metadata.version(p) for p in ("numpy", "scipy")},
-        "tables": {t.path.name: len(t) for t in tables},
+        "tables": {
+            t.path.name: {"rows": len(t), "sha256": hashlib.sha256(t.path.read_bytes()).hexdigest()}
+            for t in tables
+        },
         "skipped": skipped,
         "residuals": residuals,
         "profiles": profiles,
@@ -125,7 +137,13 @@ def fit_operator_profiles(folder: Path, *, report: Callable[[str], None] = lambd
 
 
 def write_profiles(content: Mapping[str, Any], path: Path) -> None:
-    """Write a profile file whole or not at all."""
+    """Write a profile file whole or not at all.
+
+    Raises
+    ------
+    ResultsError
+        The file cannot be written.
+    """
     text = json.dumps(content, indent=1, allow_nan=False)
     # one line for a list of numbers keeps the file reviewable
     lines, buffer = [], ""
@@ -140,11 +158,14 @@ def write_profiles(content: Mapping[str, Any], path: Path) -> None:
             buffer = line
         else:
             lines.append(line)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
-    ) as file:
-        file.write("\n".join(lines) + "\n")
-    os.replace(file.name, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise ResultsError(f"cannot write the profiles: {error.strerror}", where=str(path)) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def predict(profile: OperatorProfile, table: Table) -> Floats:
@@ -222,9 +243,9 @@ def _fit_table(
         rows = table.where(keys == key)
         dtype = str(rows.dtype[0])
         held = _held_out(rows)
-        trial = {key: _fit_rows(rows.where(~held), dtype, chip)}
+        trial = {key: _fit_rows(rows.where(~held), dtype, chip, record)}
         out = _errors(rows.where(held), chip, {**record, table.operator: trial})
-        found[key] = _fit_rows(rows, dtype, chip)
+        found[key] = _fit_rows(rows, dtype, chip, record)
         all_points = _errors(rows, chip, {**record, table.operator: {key: found[key]}})
         entry = {
             "chip": table.chip,
@@ -262,7 +283,7 @@ def _usual(table: Table, kernel: str) -> tuple[float, str]:
     return (float(np.median(ratios)) + (len(rows) < len(best) / 2), kernel)
 
 
-def _fit_rows(rows: Table, dtype: str, chip: Chip) -> dict[str, Any]:
+def _fit_rows(rows: Table, dtype: str, chip: Chip, record: Mapping[str, Any]) -> dict[str, Any]:
     hardware = Hardware(
         flop_per_s=chip.matrix_flop_per_s[PEAK_OF.get(dtype, dtype)],
         hbm_bytes_per_s=chip.hbm_bytes_per_s,
@@ -288,14 +309,26 @@ def _fit_rows(rows: Table, dtype: str, chip: Chip) -> dict[str, Any]:
             hardware,
             _ATTENTION_KNOTS,
         )
-    mean_rows, skew, experts = np.empty(len(rows)), np.empty(len(rows)), np.empty(len(rows))
+    columns = ("num_tokens", "topk", "num_experts", "moe_ep_size")
+    alpha, parts = np.empty(len(rows)), np.empty((3, len(rows)))
     for distribution in np.unique(rows.words["distribution"]):
         same = rows.words["distribution"] == distribution
-        columns = (x[c][same] for c in ("num_tokens", "topk", "num_experts", "moe_ep_size"))
-        load = routed(*columns, str(distribution))
-        mean_rows[same], skew[same], experts[same] = load.mean_rows, load.skew, load.experts
+        tokens, topk, experts, ep = (x[c][same] for c in columns)
+        load = routed(tokens, topk, experts, ep, str(distribution))
+        parts[:, same] = load.mean_rows, load.skew, load.experts
+        alpha[same] = load.alpha
     return fit_grouped(
-        mean_rows, skew, experts, x["hidden_size"], x["inter_size"], rows.seconds, hardware, _GROUPED_KNOTS
+        Load(mean_rows=parts[0], skew=parts[1], experts=parts[2], alpha=float("nan")),
+        alpha,
+        x["num_tokens"],
+        x["moe_ep_size"],
+        x["hidden_size"],
+        x["inter_size"],
+        rows.seconds,
+        hardware,
+        dense_share(OperatorProfile(chip, "trial", record), dtype),
+        _GROUPED_KNOTS,
+        _LAYER_KNOTS,
     )
 
 
@@ -326,6 +359,7 @@ def _complete(name: str, profiles: dict[str, Any], published: Mapping[str, Any])
     record = profiles[_PROFILES[name]]
     chip = load_chip(CHIP_IDS[name])
     relative = profiles.get(_PROFILES.get(_RELATIVES.get(name, ""), ""))
+    own = OperatorProfile(chip, "trial", record)
     for operator in ("attention", "grouped"):
         if record[operator]:
             continue
@@ -335,8 +369,11 @@ def _complete(name: str, profiles: dict[str, Any], published: Mapping[str, Any])
             record["attention"] = relative["attention"]
             record["attention_note"] = f"no table; as {_RELATIVES[name]}"
         else:
-            record["grouped"] = grouped_like(relative, record)
+            record["grouped"] = grouped_like(
+                relative, OperatorProfile(load_chip(CHIP_IDS[_RELATIVES[name]]), "trial", relative), own
+            )
             record["grouped_note"] = (
                 f"no table; as {_RELATIVES[name]}, the share of the peak scaled as that of dense products"
             )
-    record["attention_shape"] = attention_shape(published, chip.arch, OperatorProfile(chip, "trial", record))
+    # training kernels come first: what a plan uses unless it names another
+    record["attention"] = {**training_attention(published, chip, record), **record["attention"]}

@@ -10,15 +10,16 @@ import numpy as np
 
 from fullmesh.calibrate.operators_fit import fit_parameters
 from fullmesh.calibrate.tables import Table
-from fullmesh.cost.operators import attention_s
+from fullmesh.cost.operators import gemm_s
 from fullmesh.cost.operators_models import AttentionFit, Hardware, ProductFit, attention_core_s, product_s
-from fullmesh.cost.profile import ELEMENT_BYTES, OperatorProfile
+from fullmesh.cost.profile import ELEMENT_BYTES, PEAK_OF, OperatorProfile
 from fullmesh.machine.types import Chip
 
 # weights of more than this many bytes do not stay in a second-level cache between repetitions
 _STREAMED_BYTES = 200e6
 # products of at most so many rows read their weights and do little else
 _SKINNY_ROWS = 16.0
+_LARGE = 8192.0
 
 
 def memory_bound(products: Table, chip: Chip) -> dict[str, Any]:
@@ -33,7 +34,11 @@ def memory_bound(products: Table, chip: Chip) -> dict[str, Any]:
     streamed = wide & (x["m"] <= _SKINNY_ROWS) & (weights > _STREAMED_BYTES)
     tiny = wide & (weights + (x["n"] + x["k"]) * x["m"] * element < _STREAMED_BYTES / 1000.0)
     if not (streamed.any() and tiny.any()):
-        return {"launch_s": 3e-6, "bandwidth_share": 0.8, "source": "NVIDIA's own planner: 80 % of HBM, 3 us a kernel"}
+        return {
+            "launch_s": 3e-6,
+            "bandwidth_share": 0.8,
+            "source": "NVIDIA's own planner: 80 % of HBM, 3 us a kernel",
+        }
     share = float(np.median(weights[streamed] / products.seconds[streamed])) / chip.hbm_bytes_per_s
     return {
         "launch_s": float(f"{np.percentile(products.seconds[tiny], 10):.4g}"),
@@ -42,9 +47,7 @@ def memory_bound(products: Table, chip: Chip) -> dict[str, Any]:
     }
 
 
-def attention_shape(
-    published: Mapping[str, Any], arch: str, profile: OperatorProfile | None
-) -> dict[str, Any]:
+def attention_shape(published: Mapping[str, Any], arch: str) -> dict[str, Any]:
     """Masks, head dimensions and the backward pass from published figures.
 
     Parameters
@@ -52,59 +55,95 @@ def attention_shape(
     published : mapping
         Content of the file of published figures.
     arch : str
-    profile : OperatorProfile or None
-        Needed where the backward efficiency follows from a published forward-and-backward rate.
+        Instruction generation.
     """
     masks = published["attention_masks"]
     length = np.array(masks["length"], dtype=np.float64)
-    # full over causal rate is 1 + waste / length; least squares weighted by length evens the relative error
+    # the rate of full over that of causal attention is 1 + waste / length
     ratio = np.array(masks["full_128"], dtype=np.float64) / np.array(masks["causal_128"], dtype=np.float64)
     waste = float(np.median((ratio - 1.0) * length))
     longest = [float(masks[f"causal_{d}"][-1]) / float(masks["causal_128"][-1]) for d in (64, 128, 256)]
     backward = published["attention_backward"]
-    generation = next((k for k in ("sm80", "sm90", "sm100") if arch == k), "ascend")
-    figures = backward[generation]
-    if "both_flop_per_s" in figures:
-        share = 1.0
-        if profile is not None:
-            seq = float(figures["length"])
-            batch, heads, dim = 1.0, 16.0, 128.0
-            flop = batch * heads * seq * seq * 2.0 * dim
-            ahead = float(attention_s(profile, batch, seq, seq, heads, heads, dim, dim, causal=True))
-            both = flop * (1.0 + backward["flop"]) / figures["both_flop_per_s"]
-            share = min((flop * backward["flop"] / (both - ahead)) / (flop / ahead), 1.0)
-    else:
-        share = figures["backward_flop_per_s"] / figures["forward_flop_per_s"]
+    figures = backward[next((k for k in ("sm80", "sm90", "sm100") if arch == k), "ascend")]
     return {
         "mask_waste": round(waste, 1),
         "head_dims": [64, 128, 256],
         "head_dim_share": [round(v, 4) for v in longest],
         "backward_flop": backward["flop"],
-        "backward_share": round(share, 4),
+        "backward_share": round(figures["backward_flop_per_s"] / figures["forward_flop_per_s"], 4),
         "source": f"{masks['source']}; backward: {figures['source']}",
     }
 
 
-def grouped_like(relative: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Expert products of a chip without a table: a relative's, its shares scaled as those of dense products."""
+def training_attention(published: Mapping[str, Any], chip: Chip, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The training kernel of a chip from its published rates by length, where there are any; else nothing.
+
+    The measured tables time inference kernels, which also prepare and write caches: much slower on A100, slower at
+    short lengths on Hopper. Unfilled processors are as measured there, the launch is that of an elementwise kernel;
+    share of the peak and the length at which half of it is reached are fitted to the published rates.
+    """
+    found: dict[str, Any] = {}
+    for name, figures in published["training_attention"].items():
+        if figures["arch"] != chip.arch:
+            continue
+        length = np.array(figures["length"], dtype=np.float64)
+        rate = np.array(figures["causal_128"], dtype=np.float64) * 1e12 / chip.matrix_flop_per_s["bf16"]
+        fit = fit_parameters(
+            lambda x, length=length: np.log(np.exp(x[0]) * length / (length + np.exp(x[1]))),  # type: ignore[misc]
+            np.log(rate),
+            {"compute_share": 0.6, "pad_length": 500.0},
+        )
+        found[name] = {
+            "fit": {
+                "launch_s": record["memory_bound"]["launch_s"],
+                "compute_share": fit["compute_share"],
+                "pad_rows": next(iter(record["attention"].values()))["fit"]["pad_rows"],
+                "pad_length": fit["pad_length"],
+                "traffic": 0.0,
+            },
+            "correction": None,
+            "source": figures["source"],
+        }
+    return found
+
+
+def dense_share(profile: OperatorProfile, dtype: str) -> float:
+    """Share of the peak that a large dense product reaches (8192 rows, columns and depth)."""
+    seconds = float(gemm_s(profile, _LARGE, _LARGE, _LARGE, dtype))
+    peak = profile.chip.matrix_flop_per_s[PEAK_OF.get(dtype, dtype)]
+    return float(f"{2.0 * _LARGE**3 / seconds / peak:.4g}")
+
+
+def grouped_like(
+    relative: Mapping[str, Any], theirs: OperatorProfile, own: OperatorProfile
+) -> dict[str, Any]:
+    """Expert products of a chip without a table: a relative's, its shares scaled as those of dense products.
+
+    Parameters
+    ----------
+    relative : mapping
+        Record of the relative's profile.
+    theirs, own : OperatorProfile
+        Of the relative and of the chip itself.
+    """
     found: dict[str, Any] = {}
     for dtype, record in relative["grouped"].items():
-        if dtype not in own["gemm"]:
+        if PEAK_OF.get(dtype, dtype) not in own.chip.matrix_flop_per_s:
             continue
         copied = copy.deepcopy(record)
-        dense, theirs = own["gemm"][dtype]["fit"], relative["gemm"][dtype]["fit"]
-        scale = dense["compute_share"] / theirs["compute_share"]
-        copied["fit"]["compute_share"] = float(f"{copied['fit']['compute_share'] * scale:.5g}")
+        copied["ceiling"] = dense_share(own, dtype)
+        share = record["fit"]["compute_share"] * copied["ceiling"] / dense_share(theirs, dtype)
+        copied["fit"]["compute_share"] = float(f"{share:.5g}")
         found[dtype] = copied
     return found
 
 
-def ascend_profile(published: Mapping[str, Any], profiles: Mapping[str, Any]) -> dict[str, Any]:
+def ascend_profile(published: Mapping[str, Any]) -> dict[str, Any]:
     """The profile of the Ascend 910 family from published figures: the physical part alone, no correction.
 
-    Products: four shares, paddings and the launch fitted to 19 published points, held weakly at common values.
-    Attention: share of the peak from two inference prefill timings. Expert products: the dense fit, and the overheads
-    of one expert as on a GPU of its time (A100's relative), since none are published.
+    Products: shares, paddings and the launch fitted to the published points, held weakly at common values.
+    Attention: share of the peak from two inference prefill timings. Expert products: the dense shares, with assumed
+    overheads, since no published timing names its shape.
     """
     figures = published["ascend"]
     hardware = Hardware(
@@ -136,6 +175,7 @@ def ascend_profile(published: Mapping[str, Any], profiles: Mapping[str, Any]) ->
         lambda x: np.log(product_s(product(dict(zip(start, np.exp(x), strict=True))), hardware, m, n, k)),
         np.log(seconds),
         start,
+        {"compute_share": 1.0, "memory_share": 1.0},
     )
     error = np.abs(product_s(product(fit), hardware, m, n, k) / seconds - 1.0)
 
@@ -181,7 +221,7 @@ def ascend_profile(published: Mapping[str, Any], profiles: Mapping[str, Any]) ->
             }
         },
         "attention_note": figures["attention_note"],
-        "attention_shape": attention_shape(published, "ascend", None),
+        "attention_shape": attention_shape(published, "ascend"),
         "memory_bound": {
             "launch_s": figures["memory_bound"]["launch_s"],
             "bandwidth_share": figures["memory_bound"]["bandwidth_share"],
@@ -198,7 +238,10 @@ def ascend_profile(published: Mapping[str, Any], profiles: Mapping[str, Any]) ->
                     "sharpness": 2.0,
                     "layer_s": 4.0 * figures["memory_bound"]["launch_s"],
                     "concentration": 1.0,
+                    "layer_traffic": 1.0,
+                    "routing_traffic": 0.0,
                 },
+                "ceiling": fit["compute_share"],
                 "correction": None,
             }
         },

@@ -19,6 +19,7 @@ from fullmesh.cost.operators_models import (
     grouped_core_s,
     product_s,
 )
+from fullmesh.cost.operators_routing import Load
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,10 +29,15 @@ _ROBUST_SCALE = 0.1
 _DIGITS = 5
 _ROUNDS = 12
 _STIFF = 300.0
+# beyond this the p-norm is the larger of the two, and the fit would wander
+_SHARPEST = {"sharpness_above_one": 9.0}
 
 
 def fit_parameters(
-    log_model: Callable[[Floats], Floats], target: Floats, start: Mapping[str, float]
+    log_model: Callable[[Floats], Floats],
+    target: Floats,
+    start: Mapping[str, float],
+    highest: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Fit positive parameters by robust least squares on their logarithms, held weakly at ``start``.
 
@@ -42,6 +48,8 @@ def fit_parameters(
     target : float array
         Logarithm of the measured seconds.
     start : mapping of str to float
+    highest : mapping of str to float, optional
+        Upper bounds.
     """
     from scipy.optimize import least_squares
 
@@ -50,7 +58,10 @@ def fit_parameters(
     def residuals(x: Floats) -> Floats:
         return np.concatenate([log_model(x) - target, 0.01 * np.sqrt(len(target) / 1000.0) * (x - first)])
 
-    found = least_squares(residuals, first, loss="soft_l1", f_scale=_ROBUST_SCALE, x_scale=1.0)
+    upper = np.log([(highest or {}).get(name, np.inf) for name in start])
+    found = least_squares(
+        residuals, first, loss="soft_l1", f_scale=_ROBUST_SCALE, bounds=(np.full(len(first), -np.inf), upper)
+    )
     values = np.exp(found.x)
     return {name: float(f"{v:.{_DIGITS}g}") for name, v in zip(start, values, strict=True)}
 
@@ -171,13 +182,11 @@ def fit_product(
         return np.log(product_s(_product_fit(dict(zip(start, np.exp(x), strict=True))), hardware, m, n, k))
 
     target = np.log(seconds)
-    fit = _product_fit(fit_parameters(model, target, start))
+    fit = _product_fit(fit_parameters(model, target, start, {"compute_share": 1.0, **_SHARPEST}))
     matrix = weights_of([np.log2(m), np.log2(n), np.log2(k)], knots)
     rest = target - np.log(product_s(fit, hardware, m, n, k))
     slopes = slopes_on(knots, lambda *x: product_s(fit, hardware, *x))
-    values = fit_correction(
-        matrix, rest, [len(x) for x in knots], 0.05, slopes, np.zeros(matrix.shape[1])
-    )
+    values = fit_correction(matrix, rest, [len(x) for x in knots], 0.05, slopes, np.zeros(matrix.shape[1]))
     return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
 
 
@@ -189,7 +198,7 @@ def _product_fit(p: Mapping[str, float]) -> ProductFit:
         pad_m=p["pad_m"],
         pad_n=p["pad_n"],
         pad_k=p["pad_k"],
-        sharpness=_digits(1.0 + p["sharpness_above_one"]),
+        sharpness=1.0 + p["sharpness_above_one"],
     )
 
 
@@ -220,25 +229,28 @@ def fit_attention(
     rest = np.log(core) - np.log(attention_core_s(fit, hardware, rows, length))
     matrix = weights_of([np.log2(rows), np.log2(length)], knots)
     slopes = slopes_on(knots, lambda *x: attention_core_s(fit, hardware, *x))
-    values = fit_correction(
-        matrix, rest, [len(x) for x in knots], 0.05, slopes, np.zeros(matrix.shape[1])
-    )
+    values = fit_correction(matrix, rest, [len(x) for x in knots], 0.05, slopes, np.zeros(matrix.shape[1]))
     return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
 
 
 def fit_grouped(
-    mean_rows: Floats,
-    skew: Floats,
-    experts: Floats,
+    load: Load,
+    alpha: Floats,
+    tokens: Floats,
+    ep: Floats,
     hidden: Floats,
     inter: Floats,
     seconds: Floats,
     hardware: Hardware,
+    ceiling: float,
     knots: Sequence[Floats],
+    layer_knots: Sequence[Floats],
 ) -> dict[str, Any]:
     """Fit grouped products to timings of whole expert layers.
 
-    The layer is the sum that ``moe_layer_s`` composes; the correction belongs to its two grouped products alone.
+    The layer is the sum that ``moe_layer_s`` composes. One correction belongs to its two grouped products alone; what
+    that leaves, by tokens, devices, size and distribution, is a correction of the layer. ``ceiling`` is the share of
+    the peak that a large dense product reaches.
     """
     from scipy import sparse
 
@@ -246,35 +258,42 @@ def fit_grouped(
         "launch_s": 1e-5,
         "expert_s": 1e-7,
         "compute_share": 0.6,
-        "memory_share": 0.75,
-        "pad_rows": 16.0,
+        "memory_share": 0.8,
+        "pad_rows": 32.0,
         "sharpness_above_one": 1.0,
         "layer_s": 1e-5,
         "concentration": 1.0,
+        "layer_traffic": 0.5,
+        "routing_traffic": 0.1,
     }
     up, down = 2.0 * hidden * inter, hidden * inter
 
     def parts(fit: GroupedFit) -> tuple[Floats, Floats, Floats, Floats]:
-        rows = mean_rows * skew**fit.concentration
+        rows = load.mean_rows * load.skew**fit.concentration
         rate = hardware.hbm_bytes_per_s * fit.memory_share
-        # activations of both products, of the gate and of the permutation, two bytes an element
-        moved = 2.0 * rows * ((hidden + 2.0 * inter) + (hidden + inter) + 3.0 * inter + 4.0 * hidden)
-        fixed = fit.layer_s + moved / rate
+        # activations of both products, permutation and gate, rows of other devices
+        elements = rows * ((hidden + 2.0 * inter) + (hidden + inter))
+        elements = elements + fit.layer_traffic * rows * (4.0 * hidden + 3.0 * inter)
+        elements = elements + fit.routing_traffic * load.mean_rows * ep * hidden
+        fixed = fit.layer_s + 2.0 * elements / rate
         return (
             rows,
             fixed,
-            grouped_core_s(fit, hardware, rows, experts, up),
-            grouped_core_s(fit, hardware, rows, experts, down),
+            grouped_core_s(fit, hardware, rows, load.experts, up),
+            grouped_core_s(fit, hardware, rows, load.experts, down),
         )
 
     def model(x: Floats) -> Floats:
         _, fixed, first, second = parts(_grouped_fit(dict(zip(start, np.exp(x), strict=True))))
-        return np.log(fixed + first + second)
+        return np.asarray(np.log(fixed + first + second))
 
-    fit = _grouped_fit(fit_parameters(model, np.log(seconds), start))
+    # more than a dense product reaches, or than the datasheet bandwidth, would be made up for elsewhere
+    bounds = {"compute_share": ceiling, "memory_share": 1.0, "layer_traffic": 1.0, **_SHARPEST}
+    start["compute_share"] = min(start["compute_share"], 0.9 * ceiling)
+    fit = _grouped_fit(fit_parameters(model, np.log(seconds), start, bounds))
     rows, fixed, first, second = parts(fit)
-    at_up = weights_of([np.log2(rows), np.log2(experts), np.log2(up)], knots)
-    at_down = weights_of([np.log2(rows), np.log2(experts), np.log2(down)], knots)
+    at_up = weights_of([np.log2(rows), np.log2(load.experts), np.log2(up)], knots)
+    at_down = weights_of([np.log2(rows), np.log2(load.experts), np.log2(down)], knots)
     values = np.zeros(at_up.shape[1])
     slopes = slopes_on(knots, lambda *x: grouped_core_s(fit, hardware, *x))
     # the layer is a sum of corrected terms: linearise, solve, repeat
@@ -284,25 +303,31 @@ def fit_grouped(
         slope = sparse.diags(a / total) @ at_up + sparse.diags(b / total) @ at_down
         target = np.log(seconds) - np.log(total) + slope @ values
         values = fit_correction(slope, target, [len(x) for x in knots], 0.03, slopes, values)
-    return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
+    best = hardware.flop_per_s * ceiling
+    total = fixed + np.maximum(first * np.exp(at_up @ values), 2.0 * rows * up / best)
+    total += np.maximum(second * np.exp(at_down @ values), 2.0 * rows * down / best)
+    around = weights_of([np.log2(tokens), np.log2(ep), np.log2(down), alpha], layer_knots)
+    free = Slopes(matrix=sparse.csr_matrix((0, around.shape[1])), physical=np.zeros(0))
+    layer = fit_correction(
+        around,
+        np.log(seconds) - np.log(total),
+        [len(x) for x in layer_knots],
+        0.03,
+        free,
+        np.zeros(around.shape[1]),
+    )
+    return {
+        "fit": _fields(fit),
+        "correction": stored_correction(knots, values),
+        "layer": stored_correction(layer_knots, layer),
+        "ceiling": ceiling,
+    }
 
 
 def _grouped_fit(p: Mapping[str, float]) -> GroupedFit:
-    return GroupedFit(
-        launch_s=p["launch_s"],
-        expert_s=p["expert_s"],
-        compute_share=p["compute_share"],
-        memory_share=p["memory_share"],
-        pad_rows=p["pad_rows"],
-        sharpness=_digits(1.0 + p["sharpness_above_one"]),
-        layer_s=p["layer_s"],
-        concentration=p["concentration"],
-    )
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+    rest = {name: p[name] for name in GroupedFit.__slots__ if name != "sharpness"}
+    return GroupedFit(**rest, sharpness=1.0 + p["sharpness_above_one"])
 
 
 def _fields(fit: ProductFit | AttentionFit | GroupedFit) -> dict[str, float]:
-    return {name: getattr(fit, name) for name in type(fit).__slots__}
+    return {name: float(f"{getattr(fit, name):.{_DIGITS + 1}g}") for name in type(fit).__slots__}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.cost.operators_routing import DISTRIBUTION
 from fullmesh.errors import ResultsError, did_you_mean
 
 Floats = npt.NDArray[np.float64]
@@ -146,7 +147,9 @@ def read_table(path: Path) -> Table:
     """
     named = operator_of(path)
     if named is None:
-        raise ResultsError("the file name names no operator and chip", where=str(path), expected="gemm_CHIP.csv")
+        raise ResultsError(
+            "the file name names no operator and chip", where=str(path), expected="gemm_CHIP.csv"
+        )
     operator, chip = named
     if chip not in CHIP_IDS:
         raise ResultsError(f"unknown chip {chip!r}", where=str(path), hint=did_you_mean(chip, list(CHIP_IDS)))
@@ -184,7 +187,14 @@ def read_table(path: Path) -> Table:
         for column, values in numbers.items():
             values.append(_positive(cells[index[column]], column, where))
         for column, texts in words.items():
-            texts.append(cells[index[column]])
+            word = cells[index[column]]
+            if column == "distribution" and not DISTRIBUTION.fullmatch(word):
+                raise ResultsError(
+                    f"unknown routing distribution {word!r}",
+                    where=where,
+                    expected="balanced, or power_law_1.2",
+                )
+            texts.append(word)
     if not dtypes:
         raise ResultsError("the table has no rows", where=str(path))
     latency_us = np.asarray(numbers.pop(_LATENCY))

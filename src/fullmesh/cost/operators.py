@@ -55,8 +55,8 @@ def gemm_s(
     The larger of arithmetic and memory traffic (p-norm) plus launch, with fitted shares of peak and bandwidth and a
     smooth fitted correction. Wave quantisation has no term of its own: in the measured tables, where the fastest of
     three frameworks counts, it explains at most a quarter of what whole waves would lose. Products in ``fp8_block``
-    narrower or shallower than a block leave the tuned kernel and take much longer: there, and only there, a larger
-    product can be the faster one.
+    and ``nvfp4`` with fewer columns or less depth than a block of scales leave the tuned kernel and take longer: there,
+    and only there, a larger product can be the faster one.
     """
     product = profile.product(dtype)
     seconds = product.lattice(m, n, k)
@@ -101,10 +101,11 @@ def grouped_gemm_s(
         The chip has no matrix unit for ``dtype``.
     """
     grouped = profile.grouped(dtype)
-    rows = np.asarray(tokens, dtype=np.float64) * skew
-    n, k = np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)
-    activations = rows * (n + k) * _RESULT_BYTES
-    return grouped.lattice(rows, num_experts, n * k) + activations * grouped.s_per_byte
+    rows = np.asarray(tokens, dtype=np.float64) * np.asarray(skew, dtype=np.float64)
+    columns, depth = np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)
+    activation_bytes = rows * (columns + depth) * _RESULT_BYTES
+    products = grouped.lattice(rows, num_experts, columns * depth)
+    return np.asarray(products + activation_bytes * grouped.s_per_byte)
 
 
 def moe_layer_s(
@@ -142,20 +143,28 @@ def moe_layer_s(
     ------
     PlanError
         The dtype or the distribution is unknown.
+
+    Notes
+    -----
+    A last smooth correction, by tokens, devices, size and distribution, covers what the frameworks do around the
+    products. Unlike the products themselves it is not forced to grow with every extent.
     """
     grouped = profile.grouped(dtype)
     load = routed(num_tokens, topk, num_experts, ep_size, distribution)
     rows = load.mean_rows * load.skew**grouped.concentration
-    hidden, inter = np.asarray(hidden_size, dtype=np.float64), np.asarray(inter_size, dtype=np.float64)
-    activation = 3.0 * rows * inter * _RESULT_BYTES * grouped.s_per_byte
-    permutation = 4.0 * rows * hidden * _RESULT_BYTES * grouped.s_per_byte
-    return np.asarray(
-        grouped.layer_s
-        + permutation
-        + grouped_gemm_s(profile, rows, 2.0 * inter, hidden, load.experts, dtype)
-        + activation
-        + grouped_gemm_s(profile, rows, hidden, inter, load.experts, dtype)
+    hidden, inter, tokens, ep = (
+        np.asarray(x, dtype=np.float64) for x in (hidden_size, inter_size, num_tokens, ep_size)
     )
+    # read and write rows twice to permute them, read two halves and write one for the gated activation
+    elements = grouped.layer_traffic * rows * (4.0 * hidden + 3.0 * inter)
+    elements = elements + grouped.routing_traffic * load.mean_rows * ep * hidden
+    around = grouped.layer_s + elements * _RESULT_BYTES * grouped.s_per_byte
+    products = grouped_gemm_s(profile, rows, 2.0 * inter, hidden, load.experts, dtype)
+    products = products + grouped_gemm_s(profile, rows, hidden, inter, load.experts, dtype)
+    if grouped.layer is None:
+        return np.asarray(around + products)
+    shape = np.broadcast_arrays(np.log2(tokens), np.log2(ep), np.log2(hidden * inter), np.float64(load.alpha))
+    return np.asarray((around + products) * np.exp(grouped.layer.at(*shape)))
 
 
 def attention_s(

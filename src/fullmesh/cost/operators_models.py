@@ -10,6 +10,7 @@ A smooth correction on few knots in the logarithms of the shape follows; it is f
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +57,24 @@ class Correction:
         """The correction at every point of the grid that the axes span."""
         value = self.log_ratio
         for axis, (position, knots) in enumerate(zip(log2_axes, self.knots, strict=True)):
-            value = np.moveaxis(
-                np.tensordot(hat_weights(position, knots), value, axes=(1, axis)), 0, axis
-            )
+            value = np.moveaxis(np.tensordot(hat_weights(position, knots), value, axes=(1, axis)), 0, axis)
         return value
+
+    def at(self, *log2_coordinates: Floats) -> Floats:
+        """The correction at points, one array of equal shape a coordinate."""
+        cells, parts = [], []
+        for position, knots in zip(log2_coordinates, self.knots, strict=True):
+            x = np.clip(position, knots[0], knots[-1])
+            cell = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
+            cells.append(cell)
+            parts.append((x - knots[cell]) / (knots[cell + 1] - knots[cell]))
+        total = np.zeros(np.shape(log2_coordinates[0]))
+        for corner in itertools.product((0, 1), repeat=len(cells)):
+            weight = np.ones(total.shape)
+            for part, up in zip(parts, corner, strict=True):
+                weight = weight * (part if up else 1.0 - part)
+            total += weight * self.log_ratio[tuple(c + up for c, up in zip(cells, corner, strict=True))]
+        return total
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +102,21 @@ class ProductFit:
     sharpness: float
 
 
-def product_s(fit: ProductFit, hardware: Hardware, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Floats:
+def product_s(
+    fit: ProductFit, hardware: Hardware, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike
+) -> Floats:
     """Physical part of the seconds of one product ``[m, k] x [k, n]`` with a two-byte result."""
     m, n, k = (np.asarray(x, dtype=np.float64) for x in (m, n, k))
     compute = 2.0 * (m + fit.pad_m) * (n + fit.pad_n) * (k + fit.pad_k)
     compute = compute / (hardware.flop_per_s * fit.compute_share)
     moved = (m * k + n * k) * hardware.element_bytes + 2.0 * m * n
     memory = moved / (hardware.hbm_bytes_per_s * fit.memory_share)
-    p = fit.sharpness
-    return np.asarray(fit.launch_s + (compute**p + memory**p) ** (1.0 / p))
+    return np.asarray(fit.launch_s + _p_norm(compute, memory, fit.sharpness))
+
+
+def _p_norm(a: Floats, b: Floats, p: float) -> Floats:
+    larger = np.maximum(a, b)
+    return np.asarray(larger * (1.0 + (np.minimum(a, b) / larger) ** p) ** (1.0 / p))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +181,10 @@ class GroupedFit:
         Routing, permutation and quantisation of one layer, apart from their memory traffic.
     concentration : float
         Exponent on the busiest rank's load over the mean load under a skewed routing distribution.
+    layer_traffic : float
+        Multiple of the memory traffic that permutation and activation have where nothing is fused.
+    routing_traffic : float
+        Passes over the rows of all devices, which some frameworks sort or reduce on every device.
     """
 
     launch_s: float
@@ -170,6 +195,8 @@ class GroupedFit:
     sharpness: float
     layer_s: float
     concentration: float
+    layer_traffic: float
+    routing_traffic: float
 
 
 def grouped_core_s(
@@ -196,6 +223,4 @@ def grouped_core_s(
     active = -experts * np.expm1(-rows / experts)
     compute = 2.0 * (rows + active * fit.pad_rows) * weights / (hardware.flop_per_s * fit.compute_share)
     memory = active * weights * hardware.element_bytes / (hardware.hbm_bytes_per_s * fit.memory_share)
-    p = fit.sharpness
-    norm = (compute**p + memory**p) ** (1.0 / p)
-    return np.asarray(fit.launch_s + fit.expert_s * experts + norm)
+    return np.asarray(fit.launch_s + fit.expert_s * experts + _p_norm(compute, memory, fit.sharpness))

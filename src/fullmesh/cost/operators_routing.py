@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fullmesh.cost.operators_lattice import Floats
 from fullmesh.errors import PlanError
 
+DISTRIBUTION = re.compile(r"balanced|power_law_(\d+(?:\.\d+)?)")
 # expert loads are averaged over this many draws with a fixed seed
 _NUM_DRAWS = 48
 
@@ -28,11 +29,14 @@ class Load:
         Rows of the busiest device over that.
     experts : float array
         Experts of the busiest device.
+    alpha : float
+        Exponent of the power law; 0 where the load is balanced.
     """
 
     mean_rows: Floats
     skew: Floats
     experts: Floats
+    alpha: float
 
 
 def routed(
@@ -49,22 +53,24 @@ def routed(
     PlanError
         The distribution is unknown.
     """
-    match = re.fullmatch(r"balanced|power_law_(\d+(?:\.\d+)?)", distribution)
+    match = DISTRIBUTION.fullmatch(distribution)
     if match is None:
         raise PlanError(
-            f"unknown routing distribution {distribution!r}", expected="balanced, or power_law_1.2 or the like"
+            f"unknown routing distribution {distribution!r}",
+            expected="balanced, or power_law_1.2 or the like",
         )
     tokens, top, experts, ep = np.broadcast_arrays(
         *(np.asarray(x, dtype=np.float64) for x in (num_tokens, topk, num_experts, ep_size))
     )
     mean_rows = tokens * top / ep
     if match.group(1) is None:
+        alpha = 0.0
         skew = np.ones_like(mean_rows)
     else:
         alpha = float(match.group(1))
         columns = zip(*(x.ravel().tolist() for x in (tokens, top, experts, ep)), strict=True)
         skew = np.array([_power_law_skew(*column, alpha) for column in columns]).reshape(mean_rows.shape)
-    return Load(mean_rows=mean_rows, skew=skew, experts=experts / ep)
+    return Load(mean_rows=mean_rows, skew=skew, experts=experts / ep, alpha=alpha)
 
 
 @functools.cache

@@ -49,7 +49,7 @@ STAND_INS: Mapping[str, tuple[str, ...]] = {
     "bf16": ("fp16",),
     "fp8": ("fp8_block", "int8", "bf16"),
     "fp8_block": ("fp8", "bf16"),
-    "mxfp8": ("fp8", "bf16"),
+    "mxfp8": ("fp8_block", "fp8", "bf16"),
     "nvfp4": ("fp8", "bf16"),
     "int8": ("fp8", "bf16"),
     "fp32": ("bf16",),
@@ -98,12 +98,19 @@ class AttentionKernel:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Grouped:
-    """Grouped products: a lattice over rows, local experts and weight elements of one expert."""
+    """Grouped products: a lattice over rows, local experts and weight elements of one expert.
+
+    ``layer`` corrects whole expert layers, by log2 of tokens, devices and weight elements, and by the exponent of the
+    routing distribution: what frameworks do around the products.
+    """
 
     lattice: LogLattice
     s_per_byte: float
     layer_s: float
     concentration: float
+    layer_traffic: float
+    routing_traffic: float
+    layer: Correction | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +216,8 @@ class OperatorProfile:
             here = self._here(dtype)
             source = self._source("gemm", dtype)
             record = self.record["gemm"][source]
-            small = record.get("small")
+            # how a product below one block is done belongs to the kernels of that dtype alone
+            small = record.get("small") if source == dtype else None
             found = self._products[dtype] = Product(
                 lattice=_product_lattice(record, here),
                 block=small["below"] if small else 0.0,
@@ -252,7 +260,8 @@ class OperatorProfile:
                 (_GROUP_ROWS, _EXPERTS, _WEIGHTS),
                 record,
                 lambda h, rows, experts, weights: grouped_core_s(fit, h, rows, experts, weights),
-                lambda rows, experts, weights: 2.0 * rows * weights / here.flop_per_s,
+                # never faster than a large dense product
+                lambda rows, experts, weights: 2.0 * rows * weights / (here.flop_per_s * record["ceiling"]),
                 here,
             )
             found = self._grouped[dtype] = Grouped(
@@ -260,6 +269,9 @@ class OperatorProfile:
                 s_per_byte=1.0 / (here.hbm_bytes_per_s * fit.memory_share),
                 layer_s=fit.layer_s,
                 concentration=fit.concentration,
+                layer_traffic=fit.layer_traffic,
+                routing_traffic=fit.routing_traffic,
+                layer=correction(record["layer"]) if record.get("layer") else None,
             )
         return found
 
