@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullmesh.errors import TopologyError
-from fullmesh.fabric import kernels, reference, solve, symmetry, traffic
+from fullmesh.fabric import kernels_colour, reference, solve, symmetry, traffic
 from fullmesh.fabric.build import load_topology
 from fullmesh.fabric.failures import break_parts, parse_failure
 from fullmesh.fabric.solve import Problem
@@ -248,11 +248,11 @@ def test_jobs_that_share_links_slow_each_other() -> None:
 
 def test_colour_labels_are_dense_and_exact() -> None:
     colours = np.array([7, 7, 3, 9, 3, 7], np.uint64)
-    labels, first = kernels.label(colours)
+    labels, first = kernels_colour.label(colours)
     assert labels.tolist() == [0, 0, 1, 2, 1, 0]
     assert first.tolist() == [0, 2, 3]
     many = np.random.default_rng(0).integers(0, 5000, 20_000).astype(np.uint64)
-    labels, first = kernels.label(many)
+    labels, first = kernels_colour.label(many)
     np.testing.assert_array_equal(many[first][labels], many)
     assert len(first) == len(np.unique(many))
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from fullmesh.errors import ScenarioError
-from fullmesh.units import duration, parse_quantity, si_prefix
+from fullmesh.units import parse_quantity
 
 if TYPE_CHECKING:
-    from fullmesh.fabric.topology import Topology
-    from fullmesh.fabric.wiring import Policy
+    from fullmesh.fabric.traffic import Router
 
 SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
@@ -74,6 +73,15 @@ SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
     "--measured", is_flag=True, help="Every measured point of this machine beside its calibrated time."
 )
 @click.option("--placements", metavar="AXES", help="Compare orders of parallel axes, as tp=8,ep=16,dp=6.")
+@click.option("--load", is_flag=True, help="How full each kind of link is during the all-to-all.")
+@click.option(
+    "--jobs", metavar="A-B,C-D", help="All-to-alls of several jobs at once: 0-255,256-511 or 0-510:2,1-511:2."
+)
+@click.option(
+    "--experts",
+    metavar="KEY=N,...",
+    help="Expert dispatch and combine: ranks=64,experts=256,top=8,tokens=4096,hidden=7168,imbalance=0.5,groups=4/8.",
+)
 @click.option("--svg", metavar="FILE", help="Write a drawing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -94,10 +102,16 @@ def command(
     level: str,
     measured: bool,
     placements: str | None,
+    load: bool,
+    jobs: str | None,
+    experts: str | None,
     svg: str | None,
     as_json: bool,
 ) -> None:
-    from fullmesh.fabric import report
+    import numpy as np
+
+    from fullmesh.cli import fabric_tables
+    from fullmesh.fabric import report, traffic, whatif
     from fullmesh.fabric.build import load_topology
     from fullmesh.fabric.draw import write_svg
     from fullmesh.fabric.failures import break_parts, parse_failure
@@ -141,19 +155,33 @@ def command(
         )
         out["collectives"] = [dataclasses.asdict(r) | {"closed_form_off": r.closed_form_off} for r in rows]
     if measured:
-        out["measured"] = _measured(after.name)
+        out["measured"] = _measured(after.name) | {
+            "pairs": [dataclasses.asdict(r) | {"error": r.error} for r in whatif.pair_rows(after)]
+        }
     if placements:
         found = report.placement_rows(
             after, _axes(placements), "all_reduce", _positive(sizes.split(",")[-1], "--sizes"), policy=route
         )
         out["placements"] = [dataclasses.asdict(r) for r in found]
+    if load:
+        flows = traffic.all_to_all(np.arange(after.num_devices)[None, :], num_bytes)
+        out["load"] = [dataclasses.asdict(r) for r in whatif.load_rows(after, flows, route)]
+    if jobs:
+        rows_of_jobs = whatif.job_rows(after, jobs.split(","), num_bytes, route)
+        out["jobs"] = [dataclasses.asdict(r) | {"slowdown": r.slowdown} for r in rows_of_jobs]
+    if experts:
+        ranks, router, tokens, hidden = _experts(experts, seed)
+        found_rows = whatif.expert_rows(
+            after, ranks, router, tokens_per_rank=tokens, hidden=hidden, policy=route
+        )
+        out["experts"] = [dataclasses.asdict(r) for r in found_rows]
     if svg:
         write_svg(after, svg)
         click.echo(f"drawing written to {svg}", err=True)
     if as_json:
         click.echo(json.dumps(out, indent=1))
         return
-    _print(before, after, out, changed, fails, route, num_bytes)
+    fabric_tables.show(before, after, out, changed, fails, route, num_bytes)
 
 
 def _positive(text: str, option: str) -> float:
@@ -203,177 +231,39 @@ def _measured(machine: str) -> dict[str, Any]:
     }
 
 
-def _rate(value: float | None) -> str:
-    return "no path" if not value else si_prefix(value, "B/s", 4)
+def _experts(text: str, seed: int) -> tuple[int, Router, int, int]:
+    """Ranks, router, tokens per rank and hidden size of ``--experts``."""
+    from fullmesh.errors import did_you_mean
+    from fullmesh.fabric.traffic import Router
 
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f} %"
-
-
-def _bytes(value: float) -> str:
-    for unit, factor in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
-        if value >= factor and value % factor == 0:
-            return f"{value / factor:g} {unit}"
-    return si_prefix(value, "B")
-
-
-def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A plain table: the first column to the left, figures to the right."""
-    click.echo(f"\n{title}")
-    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
-    for row in [header, ["-" * w for w in widths], *rows]:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        click.echo("  " + "  ".join(cells).rstrip())
-
-
-def _print(
-    before: Topology,
-    after: Topology,
-    out: dict[str, Any],
-    changed: bool,
-    fails: tuple[str, ...],
-    policy: Policy,
-    num_bytes: float,
-) -> None:
-    from fullmesh.fabric import report
-
-    click.echo(f"{after.title}: {after.num_devices} devices (one device is one {after.device_basis})")
-    states = [("before", out["before"]), ("after", out["after"])] if changed else [("now", out)]
-    names = [n for n, _ in states]
-    rows: list[list[str]] = [["devices", *(str(s["devices"]) for _, s in states)]]
-    for tier in states[-1][1]["switches"]:
-        rows.append([f"switch chips, {tier}", *(str(s["switches"].get(tier, 0)) for _, s in states)])
-    for kind in states[-1][1]["links"]:
-        cells = []
-        for _, s in states:
-            entry = s["links"].get(kind)
-            cells.append(f"{entry['count']} x {si_prefix(entry['bytes_per_s'], 'B/s', 4)}" if entry else "0")
-        rows.append([f"links, {kind} (one direction)", *cells])
-    rows.append(
-        ["all-to-all, per device", *(_rate(s["all_to_all"]["bytes_per_s_per_device"]) for _, s in states)]
-    )
-    rows.append(
-        [
-            f"all-to-all of {_bytes(num_bytes)} per device",
-            *(
-                "no path" if s["all_to_all"]["seconds"] is None else duration(s["all_to_all"]["seconds"], 4)
-                for _, s in states
-            ),
-        ]
-    )
-    if changed and states[0][1]["all_to_all"]["bytes_per_s_per_device"]:
-        rates = [s["all_to_all"]["bytes_per_s_per_device"] for _, s in states]
-        rows.append(["change per device", "", _percent(report.change(rates[0], rates[1]))])
-    what = f", failed: {', '.join(fails)}" if fails else ""
-    _table(f"Fabric (policy {policy.name}{what}; line rates)", ["", *names], rows)
-    _table(
-        "Bandwidth and latency by tier, from device 0",
-        ["tier", "kind", "devices", "latency", "to one peer", "to all peers", "to one, as reached"],
-        [
-            [
-                r.name,
-                r.kind,
-                str(r.num_devices),
-                duration(r.latency_s),
-                si_prefix(r.pair_bytes_per_s, "B/s", 4),
-                si_prefix(r.port_bytes_per_s, "B/s", 4),
-                si_prefix(r.reached_bytes_per_s, "B/s", 4),
-            ]
-            for r in report.tier_rows(after, policy)
-        ],
-    )
-    if "failures" in out:
-        _table(
-            f"All-to-all per device under failures of {before.title}",
-            ["failure", "static", "change", "re-split", "change"],
-            [
-                [
-                    r["failure"],
-                    _rate(r["static_bytes_per_s"]),
-                    _percent(r["static_change"]),
-                    _rate(r["resplit_bytes_per_s"]),
-                    _percent(r["resplit_change"]),
-                ]
-                for r in out["failures"]
-            ],
+    values = {"ranks": "64", "experts": "256", "top": "8", "tokens": "4096", "hidden": "7168"}
+    values |= {"imbalance": "0", "groups": "0/0"}
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        if key not in values:
+            raise ScenarioError(
+                f"unknown key {key!r}", where="--experts", hint=did_you_mean(key, list(values))
+            )
+        values[key] = value
+    limit, _, groups = values["groups"].partition("/")
+    whole = {k: values[k] for k in ("ranks", "experts", "top", "tokens", "hidden")}
+    try:
+        numbers = {k: int(v) for k, v in (whole | {"limit": limit, "groups": groups or "0"}).items()}
+        imbalance = float(values["imbalance"])
+    except ValueError:
+        raise ScenarioError(
+            f"cannot read {text!r}", where="--experts", expected="key=number, groups=4/8"
+        ) from None
+    if min(numbers[k] for k in whole) < 1 or imbalance < 0:
+        raise ScenarioError(
+            f"numbers of {text!r}", where="--experts", expected="above zero, imbalance from 0"
         )
-    if "collectives" in out:
-        _print_collectives(out["collectives"])
-    if "placements" in out:
-        _table(
-            "All-reduce of each axis by order of the axes (innermost first)",
-            ["order", "axis", "ranks", "stride", "time", "bus bandwidth"],
-            [
-                [
-                    r["order"],
-                    r["axis"],
-                    str(r["size"]),
-                    str(r["stride"]),
-                    duration(r["seconds"]),
-                    si_prefix(r["bus_bytes_per_s"], "B/s"),
-                ]
-                for r in out["placements"]
-            ],
-        )
-    if "measured" in out:
-        _print_measured(out["measured"])
-
-
-def _print_collectives(rows: list[dict[str, Any]]) -> None:
-    _table(
-        "Collectives, all groups at once (graph: links at reached rates, no software floor)",
-        [
-            "kind",
-            "ranks",
-            "size",
-            "algorithm",
-            "graph",
-            "bus bandwidth",
-            "closed form",
-            "off",
-            "calibrated",
-            "measured",
-        ],
-        [
-            [
-                r["kind"],
-                f"{r['size']}@{r['stride']}" if r["stride"] > 1 else str(r["size"]),
-                _bytes(r["num_bytes"]),
-                r["algorithm"],
-                duration(r["graph_s"]),
-                si_prefix(r["graph_bus_bytes_per_s"], "B/s"),
-                duration(r["closed_form_s"]),
-                _percent(r["closed_form_off"]),
-                duration(r["table_s"]) if r["table_s"] else "-",
-                duration(r["measured_s"]) if r["measured_s"] else "-",
-            ]
-            for r in rows
-        ],
+    router = Router(
+        num_experts=numbers["experts"],
+        top_k=numbers["top"],
+        imbalance=imbalance,
+        groups_per_token=numbers["limit"],
+        num_groups=numbers["groups"],
+        seed=seed,
     )
-    click.echo(f"  closed form: {rows[0]['closed_form_evidence']}" if rows else "  none")
-
-
-def _print_measured(data: dict[str, Any]) -> None:
-    _table(
-        "Measured points beside the calibrated time",
-        ["library", "kind", "ranks", "size", "measured", "calibrated", "error", "fitted"],
-        [
-            [
-                p["family"],
-                p["kind"],
-                str(p["ranks"]),
-                _bytes(p["num_bytes"]),
-                duration(p["seconds"]),
-                duration(p["predicted_s"]),
-                _percent(p["error"]),
-                "yes" if p["fitted"] else "no",
-            ]
-            for p in data["points"]
-        ],
-    )
-    for name, figures in data["summary"].items():
-        click.echo(
-            f"  {name}: {figures['points']:.0f} points, median error {100 * figures['median']:.1f} %, "
-            f"90th percentile {100 * figures['p90']:.1f} %"
-        )
+    return numbers["ranks"], router, numbers["tokens"], numbers["hidden"]

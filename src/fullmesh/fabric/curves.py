@@ -139,9 +139,20 @@ def predict(
     return math.exp((1 - part) * math.log(t_low) + part * math.log(t_high))
 
 
-def families(machine: str, kind: str) -> list[str]:
-    """Libraries with a curve for this machine and kind."""
-    return sorted({c.family for c in curves() if c.machine == machine and c.kind == kind})
+def best(machine: str, kind: str, ranks: int, num_bytes: float) -> tuple[str, float] | None:
+    """The library whose measured sizes lie nearest, and its calibrated time; None where none was measured."""
+
+    def distance(family: str) -> tuple[float, str]:
+        mine = [c for c in curves() if (c.machine, c.family, c.kind) == (machine, family, kind)]
+        low, high = min(c.low_bytes for c in mine), max(c.high_bytes for c in mine)
+        return max(0.0, math.log(low / num_bytes), math.log(num_bytes / high)), family
+
+    families = {c.family for c in curves() if (c.machine, c.kind) == (machine, kind)}
+    for family in sorted(families, key=distance):
+        seconds = predict(machine, family, kind, ranks, num_bytes)
+        if seconds is not None:
+            return family, seconds
+    return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -280,11 +280,10 @@ def table(topology: Topology, kind: Kind, size: int, stride: int, num_bytes: flo
     """Calibrated time, or None where nothing comparable was measured (only neighbouring ranks on a healthy fabric)."""
     if stride != 1 or (topology.health < 1).any():
         return None
-    for family in curves.families(topology.name, kind):
-        seconds = curves.predict(topology.name, family, kind, size, num_bytes)
-        if seconds is not None:
-            return _plain(kind, size, num_bytes, seconds, "table", f"curve fitted to measured {family} times")
-    return None
+    known = curves.best(topology.name, kind, size, num_bytes)
+    if known is None:
+        return None
+    return _plain(kind, size, num_bytes, known[1], "table", f"curve fitted to measured {known[0]} times")
 
 
 def collective(

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from fullmesh.fabric.clos import ClosLayer
+from fullmesh.fabric.grid import GridLayer
 from fullmesh.fabric.solve import Problem
 from fullmesh.fabric.topology import Routing, Topology
 from fullmesh.fabric.wiring import (
@@ -20,6 +21,8 @@ from fullmesh.fabric.wiring import (
     combine,
     mix,
 )
+
+MAX_CLASS_PAIRS = 3_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ def refine(problem: Problem, colour: LongArray | FloatArray | None = None) -> Qu
     colour : array, optional
         What else distinguishes flows, such as their bytes.
     """
-    from fullmesh.fabric import kernels
+    from fullmesh.fabric import kernels_colour as kernels
 
     num_flows = len(problem.seg)
     start = np.zeros(num_flows, np.float64) if colour is None else np.asarray(colour, np.float64)
@@ -111,6 +114,26 @@ def _ramp(lengths: LongArray) -> LongArray:
     return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
+def looks_alike_everywhere(topology: Topology) -> bool:
+    """Whether an all-to-all loads all links of a kind alike: nothing broken, and every leaf and pod equally full.
+
+    Links of a kind that reach devices must reach equal numbers of them; endpoints of other kinds have kinds of links
+    of their own.
+    """
+    if (topology.health < 1).any():
+        return False
+    for layer in topology.layers:
+        if isinstance(layer, ClosLayer) and layer.facts.carries_devices:
+            leaf = layer.leaf_of[: topology.num_devices]
+            for group in (leaf, leaf // layer.leaves_per_pod):
+                count = np.bincount(group)
+                if (count != count[0]).any():
+                    return False
+        elif not isinstance(layer, (ClosLayer, GridLayer)):
+            return False
+    return True
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Collapsed:
     """One flow for every class of pairs of an all-to-all.
@@ -172,8 +195,8 @@ def collapse_all_to_all(topology: Topology) -> Collapsed | None:
     Returns
     -------
     Collapsed or None
-        None where inner groups reach across leaves (rails) or tell their members apart (meshes), or nothing is
-        switched: use `refine` there.
+        None where inner groups reach across leaves (rails) or tell their members apart (meshes), nothing is switched,
+        or the classes are too many to list in pairs: use `refine` there.
     """
     n = topology.num_devices
     capacity = topology.capacity
@@ -199,6 +222,8 @@ def collapse_all_to_all(topology: Topology) -> Collapsed | None:
     for layer in inner:
         mated |= layer.joins(devices.astype(np.int32), mate.astype(np.int32), capacity)
     _, reps, counts = np.unique(own, return_index=True, return_counts=True)
+    if len(reps) ** 2 > MAX_CLASS_PAIRS:
+        return None
     order = np.argsort(own, kind="stable")
     first = np.concatenate([[0], np.cumsum(counts)])
     rows: list[tuple[int, int, int, int, float, float, float]] = []

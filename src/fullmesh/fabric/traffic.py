@@ -13,6 +13,7 @@ from fullmesh.fabric import solve, symmetry
 from fullmesh.fabric.topology import Topology
 from fullmesh.fabric.wiring import FloatArray, IntArray, LongArray, Policy
 
+QUICK_PAIRS = 600_000  # listed without a thought
 MAX_LISTED_PAIRS = 5_000_000  # beyond this an all-to-all is only evaluated through classes
 
 
@@ -271,10 +272,13 @@ def uniform_all_to_all(
         routing, mult = few.route(topology, policy)
         pairs = few.pairs
     else:
-        if n * (n - 1) * policy.queue_pairs > MAX_LISTED_PAIRS:
+        num_flows = n * (n - 1) * policy.queue_pairs
+        if num_flows > QUICK_PAIRS and policy.name != "ecmp" and symmetry.looks_alike_everywhere(topology):
+            return _alike_all_to_all(topology, message, policy)
+        if num_flows > MAX_LISTED_PAIRS:
             raise TopologyError(
                 f"an all-to-all over {n} devices has {n * (n - 1):,} flows",
-                expected=f"at most {MAX_LISTED_PAIRS:,} where classes cannot be found by arithmetic",
+                expected=f"at most {MAX_LISTED_PAIRS:,} where nothing makes the devices alike (failures, hashing)",
                 hint="ask for fewer devices with --devices",
             )
         src, dst = all_pairs(np.arange(n)[None, :])
@@ -295,6 +299,30 @@ def uniform_all_to_all(
         seconds=seconds,
         flow_classes=len(quotient.problem.seg),
         link_classes=quotient.num_link_classes,
+        classes_s=middle - begin,
+        solve_s=end - middle,
+    )
+
+
+def _alike_all_to_all(topology: Topology, message: float, policy: Policy) -> AllToAllResult:
+    """An all-to-all where every device, and every link of a kind, carries the same: one device's flows tell all."""
+    n = topology.num_devices
+    begin = time.perf_counter()
+    routing = topology.route(np.zeros(n - 1, np.int64), np.arange(1, n), policy)
+    load = solve.link_loads(topology, routing, np.full(n - 1, message))
+    kinds = len(topology.links.kinds)
+    total = np.bincount(topology.links.kind, weights=load, minlength=kinds) * n
+    middle = time.perf_counter()
+    # Links of a kind may differ in rate (5, 4, 4, 5 lanes to a switch), but are then loaded in proportion.
+    capacity = np.bincount(topology.links.kind, weights=topology.capacity, minlength=kinds)
+    seconds = float((total / capacity).max())
+    end = time.perf_counter()
+    return AllToAllResult(
+        bytes_per_s_per_device=(n - 1) * message / seconds,
+        mean_bytes_per_s_per_device=(n - 1) * message / seconds,
+        seconds=seconds,
+        flow_classes=len(np.unique(routing.layer)),
+        link_classes=int((total > 0).sum()),
         classes_s=middle - begin,
         solve_s=end - middle,
     )
