@@ -140,6 +140,4 @@ def test_options_of_the_command() -> None:
         ["--experts", "ranks=0"],
     ):
         with pytest.raises(FullmeshError):
-            CliRunner().invoke(
-                command, ["cloudmatrix384", "--devices", "64", option, value], catch_exceptions=False
-            )
+            CliRunner().invoke(command, ["cloudmatrix384", "--devices", "64", *bad], catch_exceptions=False)
