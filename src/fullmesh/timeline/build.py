@@ -114,24 +114,29 @@ def build(order, chunk_of, rank_of, seconds, optimizer, grad_norm, flags, t):  #
     _add(t, n, K_JOIN, S_COMPUTE, 0, 0, -1, 0.0, 0, 0, 0)
 
     if flags[F_PARAM_OVERLAP]:
-        for v in range(num_slots):
+        # parameters are gathered in the order in which the slots of a rank are first used
+        pending = np.ones((num_ranks, num_slots), np.bool_)
+        for i in range(num_ops):
             for r in range(num_ranks):
-                c = chunk_of[r, v]
-                if seconds[c, D_GATHER] > 0:
-                    prev[r, S_GATHER] = _add(
-                        t,
-                        n,
-                        K_PARAM_GATHER,
-                        S_GATHER,
-                        r,
-                        c,
-                        -1,
-                        seconds[c, D_GATHER],
-                        prev[r, S_GATHER],
-                        0,
-                        0,
-                    )
-                    gathered[r, v] = prev[r, S_GATHER]
+                v = order[1, r, i]
+                if v >= 0 and pending[r, v]:
+                    pending[r, v] = False
+                    c = chunk_of[r, v]
+                    if seconds[c, D_GATHER] > 0:
+                        prev[r, S_GATHER] = _add(
+                            t,
+                            n,
+                            K_PARAM_GATHER,
+                            S_GATHER,
+                            r,
+                            c,
+                            -1,
+                            seconds[c, D_GATHER],
+                            prev[r, S_GATHER],
+                            0,
+                            0,
+                        )
+                        gathered[r, v] = prev[r, S_GATHER]
 
     left = 0
     for r in range(num_ranks):
