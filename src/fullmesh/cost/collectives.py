@@ -107,8 +107,6 @@ def _exchange(
     total = np.zeros_like(num_bytes)
     choice = np.zeros(num_bytes.shape)
     names = ["none"]
-    whole = levels[-1].members
-    parts = whole if kind in ("all_gather", "reduce_scatter") else np.ones_like(whole)
     for below, level in zip((None, *levels), levels, strict=False):
         fabric = find_fabric(fabrics, machine, level.tiers[-1])
         if level.kind == "package" and len(levels) > 1:
@@ -121,6 +119,8 @@ def _exchange(
         else:
             ranks, buffer = level.ranks, num_bytes / level.inside
         line = level.line_bytes_per_s(ranks - 1.0)
+        # a bound speaks of this level's own exchange: more nodes outside do not change what runs inside one
+        share = buffer / ranks if kind in ("all_gather", "reduce_scatter") else buffer
         best = np.full_like(num_bytes, np.inf)
         local = np.zeros(num_bytes.shape)
         taken = np.zeros(num_bytes.shape, dtype=bool)
@@ -132,7 +132,7 @@ def _exchange(
             if term.single:
                 allowed &= level.inside == 1
             if term.up_to_bytes is not None:
-                allowed &= (num_bytes / parts <= term.up_to_bytes) & (level.members <= term.up_to_ranks)
+                allowed &= (share <= term.up_to_bytes) & (level.members <= term.up_to_ranks)
                 taken = taken | allowed
             if term.algorithm not in names:
                 names.append(term.algorithm)

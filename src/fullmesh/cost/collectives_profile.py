@@ -49,8 +49,8 @@ class Term:
     pipelined : bool
         A chain of hops filled with chunks of the best size: the ramp grows with the square root of the steps.
     up_to_bytes, up_to_ranks : float or None, float
-        The library takes this algorithm, and no other, up to this many ranks and bytes of one rank's share: the buffer
-        of an all-reduce or a broadcast, one rank's part of it for the rest.
+        The library takes this algorithm, and no other, up to this many ranks and bytes of one rank's share of a
+        level's own exchange: the buffer of an all-reduce or a broadcast, one rank's part of it for the rest.
     fraction : float
         Share of the line rate that the largest messages reach, at most 1.
     spread, crowd : float
