@@ -11,6 +11,7 @@ import pytest
 
 from fullmesh.errors import ScenarioError
 from fullmesh.machine import Machine, load_machine
+from fullmesh.outcomes import intervals
 from fullmesh.outcomes.compare import Comparison, choose_batch, compare_machines
 from fullmesh.outcomes.estimate import Estimate, estimate
 from fullmesh.outcomes.launch import launch_settings
@@ -195,3 +196,43 @@ def test_launch_settings_name_what_a_plan_decides() -> None:
     assert out["moe-flex-dispatcher-backend"] == "deepep"
     assert out["recompute-num-layers"] == 4
     assert out["fp8-recipe"] == "mxfp8"
+
+
+def test_ties_are_named_where_published_results_give_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = {"any|any": {"rows": 50.0, "low": -0.1, "high": 0.1}}
+    monkeypatch.setattr(intervals, "_quantiles", lambda: groups)
+    machine = load_machine("h200", num_devices=64)
+    half = load_machine("h200", num_devices=32)
+    near = dataclasses.replace(
+        machine,
+        id="near",
+        chip=dataclasses.replace(machine.chip, hbm_bytes_per_s=machine.chip.hbm_bytes_per_s * 1.05),
+    )
+    c = compare_machines(MODEL, [machine, half, near], resize=False, gbs=64)
+    by_pair = {frozenset((r.a.num_devices, r.b.num_devices)): r for r in c.ratios}
+    tie, differs = by_pair[frozenset((64,))], by_pair[frozenset((64, 32))]
+    assert tie.tie is True
+    assert tie.low < 1.0 < tie.high
+    assert differs.tie is False
+    assert differs.low > 1.0
+    best = c.columns[0].best
+    assert best is not None
+    assert best.interval.low_s < best.step_s < best.interval.high_s
+    assert "50 published results" in best.interval.basis
+    assert c.columns[0].found.num_ties >= 1
+
+
+def test_a_plan_with_memory_to_spare_stands_beside_a_tight_one() -> None:
+    machine = load_machine("h200", num_devices=8)
+    first = compare_machines(MODEL, [machine], resize=False, gbs=64).columns[0].found.best
+    assert first is not None
+    tight = dataclasses.replace(machine.chip, hbm_bytes=first.memory_bytes * 1.01)
+    found = (
+        compare_machines(MODEL, [dataclasses.replace(machine, chip=tight)], resize=False, gbs=64)
+        .columns[0]
+        .found
+    )
+    assert found.best is not None
+    assert found.roomy is not None
+    assert found.roomy.memory_bytes <= 0.92 * tight.hbm_bytes
+    assert found.roomy_loss >= 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import click
@@ -86,6 +87,8 @@ def command(
     from fullmesh.units import duration
 
     one_format(as_json, as_csv)
+    if sys.stderr.isatty():
+        click.echo("searching ...", err=True)
     start = time.perf_counter()
     result = compare(
         model,

@@ -24,6 +24,7 @@ from fullmesh.glossary import Language, label
 from fullmesh.outcomes.compare import Column, Comparison, Ratio
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.waterfall import waterfall
+from fullmesh.search.run import MEMORY_MARGIN
 from fullmesh.units import si_prefix
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def report(c: Comparison, lang: Language) -> list[Table | str]:
     if c.equal_packages:
         out += ["", _short_table(c.equal_packages, lang)]
         if c.equal_ratios:
-            out += [_ratio_table(c.equal_ratios, "", lang), *_reasons(c.equal_ratios)]
+            out.append(_ratio_table(c.equal_ratios, "", lang))
+            known = {r.reason for r in c.ratios}
+            out += _reasons([r for r in c.equal_ratios if r.reason not in known])
     return [*out, "", *_notes(c, lang)]
 
 
@@ -68,6 +71,8 @@ def _main_table(c: Comparison, columns: Sequence[Column], lang: Language) -> Tab
     out.add_section()
     row("best_plan", lambda x: plan_text(x.best.plan) + _unused(x) if x.best else _limit(x, lang))
     row("second_plan", _second)
+    if any(column.found.roomy for column in columns):
+        row("roomy_plan", _roomy)
     row("ties", lambda x: _ties(x, lang))
     row(
         "plans",
@@ -161,6 +166,13 @@ def _second(c: Column) -> str:
     return f"{plan_text(second.plan)} (+{percent(c.found.second_loss)})"
 
 
+def _roomy(c: Column) -> str:
+    roomy = c.found.roomy
+    if roomy is None:
+        return "-"
+    return f"{plan_text(roomy.plan)} (+{percent(c.found.roomy_loss)}, {gigabytes(roomy.memory_bytes)})"
+
+
 def _waterfall_table(columns: Sequence[Column], lang: Language) -> Table:
     fitting = [c for c in columns if c.best is not None]
     out = table(label("waterfall", lang), "", *(f"{c.machine.name}>" for c in fitting))
@@ -204,8 +216,6 @@ def _short_table(columns: Sequence[Column], lang: Language) -> Table:
     out = table(
         label("equal_packages", lang),
         label("machine", lang),
-        label("devices", lang) + ">",
-        label("racks", lang) + ">",
         label("best_plan", lang),
         label("step_time", lang) + ">",
         label("tokens_per_s", lang) + ">",
@@ -213,13 +223,12 @@ def _short_table(columns: Sequence[Column], lang: Language) -> Table:
         label("energy_per_token", lang) + ">",
     )
     for c in columns:
+        size = f"{c.machine.name}: {_devices(c)}, {_racks(c)}"
         if c.best is None:
-            out.add_row(c.machine.name, str(c.machine.num_devices), _racks(c), _limit(c, lang), *["-"] * 4)
+            out.add_row(size, _limit(c, lang), *["-"] * 4)
             continue
         out.add_row(
-            c.machine.name,
-            f"{c.machine.num_devices:,}",
-            _racks(c),
+            size,
             plan_text(c.best.plan) + _unused(c),
             seconds(c.best.step_s),
             f"{c.best.tokens_per_s:,.0f}",
@@ -236,6 +245,11 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         "above; HFU counts recomputed FLOPs too.",
         "- Bounds: everything that could overlap does, and nothing does. Step times are without failures and restarts.",
     ]
+    if any(x.found.roomy for x in c.columns):
+        lines.append(
+            f"- {title('roomy_plan', lang)}: the fastest plan that leaves {percent(MEMORY_MARGIN, 0)} of the memory, "
+            "where the best one leaves less than the memory model may be off by."
+        )
     by_basis: dict[str, list[str]] = {}
     for x in c.columns:
         if x.best:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def command(
     from fullmesh.units import duration
 
     one_format(as_json, as_csv)
+    if sys.stderr.isatty():
+        click.echo("searching ...", err=True)
     start = time.perf_counter()
     found = best_plans(
         model,

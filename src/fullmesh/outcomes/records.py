@@ -100,6 +100,7 @@ def search_record(found: SearchResult) -> dict[str, Any]:
         "tie_ratio": _number(found.tie_ratio),
         "ranked": [estimate_record(e) for e in found.ranked],
         "second": None if found.second is None else estimate_record(found.second),
+        "with_memory_to_spare": None if found.roomy is None else estimate_record(found.roomy),
         "pareto": [
             {"plan": plan_record(e.plan), "step_s": e.step_s, "memory_bytes": e.memory_bytes}
             for e in found.pareto
@@ -134,6 +135,7 @@ def column_record(c: Column) -> dict[str, Any]:
         "feasible": best is not None,
         "best": None if best is None else estimate_record(best),
         "second": None if c.found.second is None else estimate_record(c.found.second),
+        "with_memory_to_spare": None if c.found.roomy is None else estimate_record(c.found.roomy),
         "limit": None if c.found.closest is None else infeasible_record(c.found.closest),
         "plans_enumerated": c.found.num_enumerated,
         "plans_priced": c.found.num_priced,

@@ -29,6 +29,8 @@ from fullmesh.workload import ModelSpec
 Floats = npt.NDArray[np.float64]
 
 OBJECTIVES = ("time", "energy", "money")
+# A plan that leaves less of the memory than this may not fit in truth: it is what the memory model may be off by.
+MEMORY_MARGIN = 0.08
 # Plans priced at once: large enough to be quick, small enough to stay in cache and memory.
 CHUNK = 4096
 
@@ -88,11 +90,29 @@ class SearchResult:
         return self.machine.chip.matrix_flop_per_s[RECIPES[self.precision].linear]
 
     @property
+    def roomy(self) -> Estimate | None:
+        """Where the best plan leaves less memory than the model may be off by: the fastest that leaves more."""
+        if self.best is None or _leaves_room(self.best):
+            return None
+        return next((e for e in self.pareto if _leaves_room(e)), None)
+
+    @property
+    def roomy_loss(self) -> float:
+        """By how much that plan is slower than the best, as a share; nan where there is none."""
+        if self.best is None or self.roomy is None:
+            return math.nan
+        return self.roomy.step_s / self.best.step_s - 1.0
+
+    @property
     def second_loss(self) -> float:
         """By how much the second layout is slower than the best, as a share; nan where there is none."""
         if self.best is None or self.second is None:
             return math.nan
         return self.second.step_s / self.best.step_s - 1.0
+
+
+def _leaves_room(e: Estimate) -> bool:
+    return e.memory_bytes <= (1.0 - MEMORY_MARGIN) * e.capacity_bytes
 
 
 _MEANING = {
