@@ -88,3 +88,46 @@ def refine(seg, mult_code, ptr, link, weight_code, flow_colour, link_colour):  #
         classes = now
         if rounds > 64:
             return rounds
+
+
+@njit(cache=True)
+def merge_links(ptr, link, weight, capacity):  # type: ignore[no-untyped-def]
+    """Merge links that the same segments load in the same proportion; the tightest of each group stays.
+
+    Returns compressed rows over the merged links, weights relative to the first segment of each link, and capacities
+    in the same measure.
+    """
+    num_links, num_seg = len(capacity), len(ptr) - 1
+    signature = np.zeros(num_links, np.uint64)
+    first = np.zeros(num_links)
+    for s in range(num_seg):
+        for e in range(ptr[s], ptr[s + 1]):
+            ln = link[e]
+            if first[ln] == 0.0:
+                first[ln] = weight[e]
+            ratio = np.uint64(np.int64(weight[e] / first[ln] * 1099511627776.0 + 0.5))
+            signature[ln] += _scramble(_scramble(np.uint64(s)) ^ ratio)
+    used = np.flatnonzero(first > 0)
+    group, owner = label(signature[used])
+    tightest = np.full(len(owner), -1, np.int64)
+    for i in range(len(used)):
+        g = group[i]
+        best = tightest[g]
+        if best < 0 or capacity[used[i]] / first[used[i]] < capacity[best] / first[best]:
+            tightest[g] = used[i]
+    number = np.full(num_links, -1, np.int32)
+    cap = np.empty(len(owner))
+    for g in range(len(owner)):
+        number[tightest[g]] = g
+        cap[g] = capacity[tightest[g]] / first[tightest[g]]
+    new_ptr = np.zeros(num_seg + 1, np.int64)
+    new_link, new_weight = np.empty(len(link), np.int32), np.empty(len(link))
+    at = 0
+    for s in range(num_seg):
+        for e in range(ptr[s], ptr[s + 1]):
+            if number[link[e]] >= 0:
+                new_link[at] = number[link[e]]
+                new_weight[at] = weight[e] / first[link[e]]
+                at += 1
+        new_ptr[s + 1] = at
+    return new_ptr, new_link[:at].copy(), new_weight[:at].copy(), cap

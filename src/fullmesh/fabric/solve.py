@@ -12,7 +12,7 @@ import numpy as np
 
 from fullmesh.errors import TopologyError
 from fullmesh.fabric.topology import Routing, Topology
-from fullmesh.fabric.wiring import FloatArray, IntArray, LongArray, mix
+from fullmesh.fabric.wiring import FloatArray, IntArray, LongArray
 
 _NONE = np.zeros((0, 0))
 
@@ -101,33 +101,13 @@ def make_problem(topology: Topology, routing: Routing, mult: FloatArray = _NONE)
 
     Seven planes with one spray pattern are one link after this, exactly.
     """
-    capacity = topology.capacity
-    used, link = np.unique(routing.link, return_inverse=True)
-    link = link.astype(np.int64)
-    segment = np.repeat(np.arange(routing.num_segments), np.diff(routing.ptr))
-    first = np.zeros(len(used))
-    first[link[::-1]] = routing.weight[::-1]
-    ratio = routing.weight / first[link]
-    code = mix(segment, np.rint(ratio * 2.0**40).astype(np.int64))
-    signature = np.zeros(len(used), np.uint64)
-    np.add.at(signature, link, code)
-    room = capacity[used] / first
-    order = np.lexsort((room, signature))
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = signature[order[1:]] != signature[order[:-1]]
-    keep = np.zeros(len(used), bool)
-    keep[order[fresh]] = True
-    number = np.cumsum(keep) - 1
-    rows = keep[link]
-    ptr = np.zeros(routing.num_segments + 1, np.int64)
-    np.cumsum(np.bincount(segment[rows], minlength=routing.num_segments), out=ptr[1:])
+    from fullmesh.fabric import kernels_colour
+
+    ptr, link, weight, cap = kernels_colour.merge_links(
+        routing.ptr, routing.link, np.ascontiguousarray(routing.weight, float), topology.capacity
+    )
     return Problem(
-        seg=np.ascontiguousarray(routing.seg),
-        mult=mult,
-        ptr=ptr,
-        link=number[link[rows]].astype(np.int32),
-        weight=np.ascontiguousarray(ratio[rows]),
-        cap=np.ascontiguousarray(room[keep]),
+        seg=np.ascontiguousarray(routing.seg), mult=mult, ptr=ptr, link=link, weight=weight, cap=cap
     )
 
 
