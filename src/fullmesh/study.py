@@ -32,6 +32,7 @@ def compare(
     basis: str = "units",
     tokens: float | str = DEFAULT_TOKENS,
     prices: str | Path | None = None,
+    offload: bool = False,
 ) -> Comparison:
     """The best plan for a model on each machine, side by side.
 
@@ -53,6 +54,8 @@ def compare(
         Tokens of a training run (``"15T"``).
     prices : path, optional
         A price file instead of the shipped one.
+    offload : bool
+        Consider optimizer states in host memory.
 
     Raises
     ------
@@ -73,6 +76,7 @@ def compare(
         objective=objective,
         num_tokens=parse_tokens(tokens),
         prices=price_list(prices),
+        offload=offload,
     )
 
 

@@ -60,6 +60,7 @@ from fullmesh.glossary import Language
     help="What is equal: whole supernodes, devices, packages, power or money.",
 )
 @click.option("--tokens", default="1T", show_default=True, help="Tokens of a training run (300B, 15T).")
+@click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
 @click.option("--prices", type=click.Path(), help="A price file (CSV) instead of the shipped one.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a machine.")
@@ -74,6 +75,7 @@ def command(
     objective: str,
     basis: str,
     tokens: str,
+    offload: bool,
     prices: str | None,
     as_json: bool,
     as_csv: bool,
@@ -101,6 +103,7 @@ def command(
         basis=basis,
         tokens=tokens,
         prices=prices,
+        offload=offload,
     )
     elapsed = time.perf_counter() - start
     if as_json:

@@ -80,7 +80,7 @@ class Column:
         """Whether the published BF16 peak is another than that of the matrix units, by more than 1 %."""
         published = self.published_flop_per_s
         matrix = self.machine.chip.matrix_flop_per_s.get("bf16", 0.0) * self.machine.num_devices
-        return published is not None and abs(published / matrix - 1.0) > 0.01
+        return published is not None and abs(published - matrix) > 0.01 * matrix
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +163,7 @@ def compare_machines(
     objective: str = "time",
     num_tokens: float = DEFAULT_TOKENS,
     prices: tuple[Price, ...] | None = None,
+    offload: bool = False,
 ) -> Comparison:
     """Search the best plan on each machine, for the same batch in tokens.
 
@@ -179,6 +180,8 @@ def compare_machines(
     num_tokens : float
         For the time and the money to train.
     prices : tuple of Price, optional
+    offload : bool
+        Consider optimizer states in host memory.
 
     Raises
     ------
@@ -214,11 +217,11 @@ def compare_machines(
     note = "as given"
     if gbs is None:
         gbs, note = choose_batch(model, [*sized, *beside], seq)
-    columns = [_column(model, m, gbs, seq, precision, objective, num_tokens, prices) for m in sized]
+    columns = [_column(model, m, gbs, seq, precision, objective, num_tokens, prices, offload) for m in sized]
     known = dict(zip(ids, columns, strict=True))
     equal = [
         known.get((m.id, m.num_devices))
-        or _column(model, m, gbs, seq, precision, objective, num_tokens, prices)
+        or _column(model, m, gbs, seq, precision, objective, num_tokens, prices, offload)
         for m in beside
     ]
     if [c.machine.num_devices for c in equal] == [c.machine.num_devices for c in columns]:
@@ -270,8 +273,11 @@ def _column(
     objective: str,
     num_tokens: float,
     prices: tuple[Price, ...] | None,
+    offload: bool,
 ) -> Column:
-    found = search(model, machine, gbs=gbs, seq=seq, precision=precision, objective=objective, top=5)
+    found = search(
+        model, machine, gbs=gbs, seq=seq, precision=precision, objective=objective, top=5, offload=offload
+    )
     best = found.best
     racks = machine.racks_per_unit
     return Column(

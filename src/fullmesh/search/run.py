@@ -23,7 +23,7 @@ from fullmesh.outcomes.intervals import interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
 from fullmesh.search.software import Software, software_of
-from fullmesh.search.space import Candidates, Question, candidates, max_tp
+from fullmesh.search.space import Candidates, Question, candidates, devices_for_states, max_tp
 from fullmesh.workload import ModelSpec
 
 Floats = npt.NDArray[np.float64]
@@ -332,9 +332,13 @@ def _closest(q: Question, evaluations: list[Evaluation]) -> Infeasible:
     if evaluations:
         nearest = min(evaluations, key=lambda e: float(e.memory_bytes.min()))
         i = int(np.argmin(nearest.memory_bytes))
-        return Infeasible(
-            model=q.model, machine=q.machine, plan=nearest.plans.plan(i), limit=memory_limit(nearest, i)
-        )
+        limit = memory_limit(nearest, i)
+        least = devices_for_states(q.model, q.machine.chip.hbm_bytes)
+        if least > q.machine.num_devices:
+            more = f"more devices (weights, gradients and optimizer states alone fill {least:,})"
+            levers = tuple(more if lever == "more devices" else lever for lever in limit.levers)
+            limit = dataclasses.replace(limit, levers=levers)
+        return Infeasible(model=q.model, machine=q.machine, plan=nearest.plans.plan(i), limit=limit)
     plan = Plan(gbs=q.gbs, seq=q.seq, precision=q.precision, dp=q.machine.num_devices)
     broken = violations(q.model, q.machine, Plans.of([plan])).limits[0]
     limit = broken or Limit(

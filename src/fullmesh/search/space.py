@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from fullmesh.cost.memory import OPTIMIZER_BYTES
 from fullmesh.machine import Machine
 from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
-from fullmesh.plan.types import CHOICES, MODULES
+from fullmesh.plan.types import CHOICES, CP_KINDS, MODULES
 from fullmesh.search.software import Software
 from fullmesh.workload import LatentAttention, ModelSpec, MoE
 from fullmesh.workload.params import parameter_counts
@@ -23,6 +24,8 @@ Bools = npt.NDArray[np.bool_]
 
 # Sequences below this are not split over context-parallel ranks.
 LONG_SEQUENCE = 16384
+# BF16 weight and gradient, FP32 master weight and two moments, of one parameter.
+STATE_BYTES = 2.0 + 2.0 + OPTIMIZER_BYTES
 MAX_TP = 16
 MAX_CP = 32
 
@@ -150,6 +153,11 @@ def state_bytes(model: ModelSpec, p: Plans) -> npt.NDArray[np.float64]:
     return states
 
 
+def devices_for_states(model: ModelSpec, capacity_bytes: float) -> int:
+    """Devices that weights, gradients and optimizer states alone fill, sharded over all of them."""
+    return math.ceil(STATE_BYTES * parameter_counts(model).total / capacity_bytes)
+
+
 def _enumerate(q: Question) -> Plans:
     model, machine = q.model, q.machine
     experts = [layer.ffn.num_experts for layer in model.layers if isinstance(layer.ffn, MoE)]
@@ -157,6 +165,8 @@ def _enumerate(q: Question) -> Plans:
     grid.cross("n", q.num_devices)
     grid.cross("tp", _powers(max_tp(machine)))
     grid.cross("cp", _powers(min(MAX_CP, q.seq // 4096)) if q.seq >= LONG_SEQUENCE else [1])
+    grid.cross("cp_kind", range(len(CP_KINDS)) if q.seq >= LONG_SEQUENCE else [0])
+    grid.keep((grid["cp_kind"] == 0) | (grid["cp"] > 1))
     stages = sorted({d for n in q.num_devices for d in _divisors(n, model.num_layers)})
     grid.cross("pp", stages)
     inner = grid["tp"] * grid["cp"] * grid["pp"]
