@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fullmesh.cli.tables import (
+    OFFLOAD_NOTE,
     count_text,
     energy_text,
     gigabytes,
@@ -250,6 +251,8 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
             f"- {title('roomy_plan', lang)}: the fastest plan that leaves {percent(MEMORY_MARGIN, 0)} of the memory, "
             "where the best one leaves less than the memory model may be off by."
         )
+    if any(x.best and x.best.plan.offload_optimizer for x in c.columns):
+        lines.append(f"- {OFFLOAD_NOTE}")
     by_basis: dict[str, list[str]] = {}
     for x in c.columns:
         if x.best:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fullmesh.cli.tables import (
+    OFFLOAD_NOTE,
     gigabytes,
     interval_text,
     limit_text,
@@ -40,6 +41,8 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
         out += [_plans_table(r.ranked, r.best, label("best_plans", lang), lang)]
         out.append(_tie_text(r, lang))
         out.append(f"{label('interval', lang)}: {r.best.interval.basis}.")
+        if any(e.plan.offload_optimizer for e in (*r.ranked, *r.pareto)):
+            out.append(OFFLOAD_NOTE)
         out += ["", _plans_table(r.pareto, r.best, label("pareto", lang), lang)]
     return [*out, _rejected_table(r, lang)]
 

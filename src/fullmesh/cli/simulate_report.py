@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fullmesh.cli.tables import (
     COMMUNICATION,
+    OFFLOAD_NOTE,
     energy_text,
     gigabytes,
     interval_text,
@@ -48,6 +49,8 @@ def report(e: Estimate, lang: Language) -> list[Table | str]:
         "MFU: " + meaning("mfu") + "; HFU: " + meaning("hfu") + ".",
         f"{label('interval', lang)}: {e.interval.basis}. {title('power', lang)}: {e.energy_basis}.",
     ]
+    if e.plan.offload_optimizer:
+        out.append(OFFLOAD_NOTE)
     return out
 
 

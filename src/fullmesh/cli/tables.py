@@ -146,4 +146,5 @@ def tokens_text(value: float) -> str:
     return si_prefix(value, "", 4).replace("G", "B").strip() + " tokens"
 
 
+OFFLOAD_NOTE = "Optimizer states in host memory are taken as free of time: copying them over the host link is not priced."
 COMMUNICATION = GROUPS["communication"]
