@@ -26,7 +26,7 @@ from fullmesh.outcomes.compare import Column, Comparison, Ratio
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.waterfall import waterfall
 from fullmesh.search.run import MEMORY_MARGIN
-from fullmesh.units import si_prefix
+from fullmesh.units import duration, si_prefix
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +105,7 @@ def _main_table(c: Comparison, columns: Sequence[Column], lang: Language) -> Tab
     row("money", fitting(lambda x: money_text(x.money.usd_per_million_tokens) if x.money else no_price))
     tokens = " " + tokens_text(c.num_tokens)
     row("money_total", fitting(lambda x: money_text(x.money.usd_total) if x.money else no_price), tokens)
-    row("time_to_tokens", fitting(lambda x: seconds(x.time_to_tokens_s or 0.0)), tokens)
+    row("time_to_tokens", fitting(lambda x: duration(x.time_to_tokens_s or 0.0)), tokens)
     return out
 
 

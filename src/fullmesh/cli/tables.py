@@ -86,10 +86,14 @@ def plan_text(plan: Plan) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration, three digits; a gain keeps its sign."""
-    if abs(value) < 5e-7:
+    """A time of a step, three digits, in seconds from one second on so that columns compare; a gain keeps its sign."""
+    size = abs(value)
+    if size < 5e-7:
         return "0 s"
-    return ("-" if value < 0 else "") + duration(abs(value))
+    sign = "-" if value < 0 else ""
+    if size < 1:
+        return sign + duration(size)
+    return sign + (f"{size:,.0f} s" if size >= 100 else f"{size:.3g} s")
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -146,5 +150,7 @@ def tokens_text(value: float) -> str:
     return si_prefix(value, "", 4).replace("G", "B").strip() + " tokens"
 
 
-OFFLOAD_NOTE = "Optimizer states in host memory are taken as free of time: copying them over the host link is not priced."
+OFFLOAD_NOTE = (
+    "Optimizer states in host memory cost no time here: copying them over the host link is not priced."
+)
 COMMUNICATION = GROUPS["communication"]
