@@ -57,7 +57,7 @@ from fullmesh.glossary import Language
     type=click.Choice(BASES),
     default="units",
     show_default=True,
-    help="What is equal: whole supernodes, devices, packages, power or money.",
+    help="What is equal: whole supernodes, devices, packages, power or money (the last two as the first machine).",
 )
 @click.option("--tokens", default="1T", show_default=True, help="Tokens of a training run (300B, 15T).")
 @click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
