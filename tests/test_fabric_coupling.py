@@ -44,11 +44,34 @@ def test_two_axes_share_ports_and_sends_have_routes() -> None:
     assert shared.isdisjoint(sends.route_link[sends.route_ptr[1] : sends.route_ptr[2]])
 
 
-def test_the_replay_takes_these_routes() -> None:
-    """Two all-reduces that overlap on the same rings take twice as long each; on other links they do not."""
+def test_the_replay_shares_these_routes() -> None:
+    """Two all-reduces that overlap on the same ports take twice as long; in two nodes they do not touch."""
     engines = pytest.importorskip("fullmesh.timeline.engines")
-    fields = engines.Network.__dataclass_fields__
-    assert {"link_bytes_per_s", "route_ptr", "route_link", "route_weight"} <= set(fields)
-    assert {"link_bytes_per_s", "route_ptr", "route_link", "route_weight"} <= set(
-        coupling.Routes.__dataclass_fields__
-    )
+    graph = pytest.importorskip("fullmesh.timeline.graph")
+    topology = load_topology("dgx-h200", 16)
+    same = [schedule("all_gather", "ring", np.arange(8)[None, :], 1e9)] * 2
+    apart = [schedule("all_gather", "ring", 8 * k + np.arange(8)[None, :], 1e9) for k in range(2)]
+    for plans, slower in ((same, 2.0), (apart, 1.0)):
+        routes = coupling.collective_routes(topology, plans)
+        tasks = graph.TaskGraph(
+            kind=np.zeros(3, np.int8),
+            stream=np.array([0, 1, 1], np.int8),
+            rank=np.array([0, 0, 1], np.int32),
+            chunk=np.zeros(3, np.int16),
+            microbatch=np.zeros(3, np.int32),
+            duration_s=np.zeros(3),
+            pred=np.zeros((3, 3), np.int32),
+            num_ranks=2,
+            num_stages=2,
+        )
+        network = engines.Network(
+            link_bytes_per_s=routes.link_bytes_per_s,
+            route_ptr=routes.route_ptr,
+            route_link=routes.route_link,
+            route_weight=routes.route_weight,
+            route_of=np.array([-1, 0, 1], np.int32),
+            bytes=np.array([0.0, 1e9, 1e9]),
+        )
+        end = engines.replay(tasks, network=network).end_s
+        wire = routes.alone_s(np.full(2, 1e9)) - routes.latency_s
+        np.testing.assert_allclose(end[1:], slower * wire, rtol=1e-9)

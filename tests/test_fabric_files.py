@@ -81,6 +81,11 @@ def test_dangling_link(tmp_path: Path) -> None:
     refused(tmp_path, WIRED.replace('a = "b"\nb = "s"', 'a = "b"\nb = "t"'), 25, "dangling link", "'t'")
 
 
+def test_dangling_endpoint(tmp_path: Path) -> None:
+    attach = LAYERED + 'attach = [{ endpoint = "cpu", bandwidth = "1 GB/s" }]\n'
+    refused(tmp_path, attach, 13, "dangling link", "'cpu'")
+
+
 def test_zero_bandwidth(tmp_path: Path) -> None:
     refused(tmp_path, WIRED.replace('"5 GB/s"', '"0 GB/s"'), 31, "above zero", "hint")
     refused(tmp_path, LAYERED.replace('"10 GB/s"', '"0 GB/s"'), 10, "above zero")

@@ -269,15 +269,18 @@ def _wire_clos_layer(
     access = np.full(len(endpoint_kind), link * share.sum())
     reached = (endpoint_kind == 0) & carries
     for item in reader.raw("attach", []):
-        if (
-            not isinstance(item, dict)
-            or set(item) != {"endpoint", "bandwidth"}
-            or item["endpoint"] not in names
-        ):
+        if isinstance(item, dict) and "endpoint" in item and item["endpoint"] not in names:
+            raise reader.fail(
+                f"dangling link: no endpoint {item['endpoint']!r}",
+                "attach",
+                expected="the name of an [[endpoint]]",
+                hint=did_you_mean(str(item["endpoint"]), names),
+            )
+        if not isinstance(item, dict) or set(item) != {"endpoint", "bandwidth"}:
             raise reader.fail(
                 "cannot read 'attach'",
                 "attach",
-                expected='attach = [{ endpoint = "...", bandwidth = "..." }] with a declared [[endpoint]]',
+                expected='attach = [{ endpoint = "...", bandwidth = "..." }]',
             )
         which = endpoint_kind == names.index(item["endpoint"]) + 1
         access[which] = reader._quantity(item["bandwidth"], "attach", "bytes_per_s", False)
