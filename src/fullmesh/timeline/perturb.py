@@ -1,0 +1,327 @@
+"""Ranks that differ: stragglers, slow stages and links, jitter. Equal ranks stay folded where that is exact.
+
+A stage stands for ``ranks_per_stage`` devices. Device j of every stage makes up pipeline j; devices of one lockstep
+block exchange within every pass, so each pass of the block ends when its slowest device ends; reductions join all
+devices of a stage. Unfolding copies the graph of one pipeline and puts those joins in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.errors import ScenarioError, did_you_mean
+from fullmesh.timeline import build as b
+from fullmesh.timeline.costs import PipelineCosts
+from fullmesh.timeline.graph import Floats, TaskGraph
+from fullmesh.timeline.unfold import DISTRIBUTIONS, joins_of, unfold_tasks
+
+Ints = npt.NDArray[np.int64]
+
+_PASSES = (b.K_FORWARD, b.K_BACKWARD, b.K_INPUT, b.K_PAIRED_FORWARD, b.K_PAIRED_BACKWARD, b.K_RECOMPUTE)
+_COMMUNICATION = (
+    b.K_SEND_FORWARD, b.K_SEND_BACKWARD, b.K_TP, b.K_EP, b.K_CP, b.K_GRAD_REDUCE, b.K_PARAM_GATHER,
+    b.K_FSDP_GATHER, b.K_FSDP_SCATTER, b.K_GRAD_NORM,
+)  # fmt: skip
+_WHOLE_STAGE = (b.K_GRAD_REDUCE, b.K_PARAM_GATHER, b.K_FSDP_GATHER, b.K_FSDP_SCATTER, b.K_GRAD_NORM)
+
+# Above this many tasks jitter is drawn for blocks instead of devices (see `unfold`).
+MOST_TASKS = 120_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Jitter:
+    """Random factors on the computation of every task of every device, with mean 1.
+
+    Parameters
+    ----------
+    distribution : {"lognormal", "normal", "exponential"}
+        ``exponential`` has a floor of ``1 - cv`` and a tail.
+    cv : float
+        Standard deviation.
+    seed : int
+        The same seed gives the same factors, whatever else changes.
+    """
+
+    distribution: str = "lognormal"
+    cv: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.distribution not in DISTRIBUTIONS:
+            raise ScenarioError(
+                f"the distribution {self.distribution!r} is unknown",
+                where="jitter",
+                hint=did_you_mean(self.distribution, list(DISTRIBUTIONS)),
+            )
+        if not 0.0 <= self.cv < 1.0:
+            raise ScenarioError(f"a spread of {self.cv}", where="jitter", expected="at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Perturbation:
+    """What makes devices differ. Factors of at least 0; 1.2 is 20 % slower.
+
+    Parameters
+    ----------
+    stragglers : mapping of int to float
+        Device (``stage * ranks_per_stage + j``) and factor on its computation.
+    slow_stages : mapping of int to float
+        Pipeline stage and factor on the computation of all of its devices.
+    slow_devices : mapping of int to float
+        Device and factor on all of its communication (a slow link or adapter).
+    slow_links : mapping of (int, int) to float
+        Two devices of neighbouring stages and factor on what they send each other.
+    jitter : Jitter, optional
+    """
+
+    stragglers: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    slow_stages: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    slow_devices: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    slow_links: Mapping[tuple[int, int], float] = dataclasses.field(default_factory=dict)
+    jitter: Jitter | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Unfolded:
+    """A graph of several pipelines and what its rows stand for.
+
+    Parameters
+    ----------
+    graph : TaskGraph
+        Row ``copy * num_stages + stage``.
+    member : int array, shape (num_copies,)
+        Device within each stage that a copy shows.
+    multiplicity : int array, shape (num_copies,)
+        Pipelines that a copy stands for.
+    exact : bool
+        Whether the replay equals that of all devices.
+    """
+
+    graph: TaskGraph
+    member: Ints
+    multiplicity: Ints
+    exact: bool
+    ranks_per_stage: int
+
+    def device(self, row: npt.NDArray[np.int32] | int) -> Ints:
+        """Device numbers of rows of the graph."""
+        copy, stage = np.divmod(np.asarray(row, dtype=np.int64), self.graph.num_stages)
+        out: Ints = stage * self.ranks_per_stage + self.member[copy]
+        return out
+
+
+def parse_perturbation(
+    stragglers: tuple[str, ...] = (), jitter: str = "", *, where: str = "--straggler"
+) -> Perturbation:
+    """Read ``rank=17:1.2``, ``stage=3:1.1``, ``link=17:2`` (a device's), ``link=17-25:2`` and ``lognormal:0.05:7``.
+
+    Raises
+    ------
+    ScenarioError
+        Anything else.
+    """
+    found: dict[str, dict[object, float]] = {"rank": {}, "stage": {}, "device": {}, "link": {}}
+    for text in stragglers:
+        match = re.fullmatch(r"\s*(rank|stage|link)=(\d+)(?:-(\d+))?:(\d+(?:\.\d+)?(?:[eE]-?\d+)?)\s*", text)
+        if match is None or (match.group(3) and match.group(1) != "link"):
+            raise ScenarioError(
+                f"cannot read {text!r}",
+                where=where,
+                expected="rank=17:1.2, stage=3:1.1, link=17:2 or link=17-25:2",
+            )
+        kind, first, second, factor = match.groups()
+        if second is not None:
+            found["link"][(int(first), int(second))] = float(factor)
+        else:
+            found["device" if kind == "link" else kind][int(first)] = float(factor)
+    drawn = None
+    if jitter:
+        match = re.fullmatch(r"\s*(?:([a-z]+):)?(\d*\.?\d+)(?::(\d+))?\s*", jitter)
+        if match is None:
+            raise ScenarioError(
+                f"cannot read {jitter!r}",
+                where="--jitter",
+                expected="a spread, as 0.05 or lognormal:0.05:SEED",
+            )
+        name, cv, seed = match.groups()
+        drawn = Jitter(distribution=name or "lognormal", cv=float(cv), seed=int(seed or 0))
+    return Perturbation(
+        stragglers=found["rank"],  # type: ignore[arg-type]
+        slow_stages=found["stage"],  # type: ignore[arg-type]
+        slow_devices=found["device"],  # type: ignore[arg-type]
+        slow_links=found["link"],  # type: ignore[arg-type]
+        jitter=drawn,
+    )
+
+
+def communication_part(graph: TaskGraph, costs: PipelineCosts) -> Floats:
+    """Seconds of every task that are communication, shape (N,): all of a transfer, the exposed part of a pass."""
+    out = np.where(np.isin(graph.kind, _COMMUNICATION), graph.duration_s, 0.0)
+    forward, backward = costs.exposed("forward_s"), costs.exposed("backward_s")
+    ep_f, ep_b = costs.lane("ep", "forward_s"), costs.lane("ep", "backward_s")
+    for kind, exposed, whole in (
+        (b.K_FORWARD, forward, costs.forward_s),
+        (b.K_BACKWARD, backward, costs.backward_s),
+        (b.K_INPUT, np.minimum(backward, costs.backward_input_s), costs.backward_input_s),
+        (b.K_PAIRED_FORWARD, forward - ep_f, costs.pair_forward_s),
+        (b.K_PAIRED_BACKWARD, backward - ep_b, costs.pair_backward_s),
+    ):
+        share = np.divide(exposed, whole, out=np.zeros_like(exposed), where=whole > 0).clip(0.0, 1.0)
+        mine = graph.kind == kind
+        out[mine] = graph.duration_s[mine] * share[graph.chunk[mine]]
+    return out
+
+
+def unfold(
+    graph: TaskGraph,
+    costs: PipelineCosts,
+    perturbation: Perturbation | None = None,
+    *,
+    every_rank: bool = False,
+) -> Unfolded:
+    """Copies of the pipeline for the devices that differ.
+
+    Parameters
+    ----------
+    graph : TaskGraph
+        The graph of one pipeline, from :func:`fullmesh.timeline.schedules.build_graph`.
+    every_rank : bool
+        A row for every device, even for equal ones.
+
+    Notes
+    -----
+    Blocks without anything unusual are one copy. A block whose slowest device is the same for computation and for
+    communication is one copy with those factors, which is exact; otherwise all of its devices get a copy. Jitter
+    needs every device; where that would exceed ``MOST_TASKS``, blocks draw the largest factor of their devices for
+    every pass, which can only overestimate, and ``exact`` is false.
+
+    Raises
+    ------
+    ScenarioError
+        Devices or stages that do not exist.
+    """
+    what = perturbation or Perturbation()
+    p, r, g = costs.num_stages, costs.ranks_per_stage, costs.lockstep_ranks
+    _check(what, p, r)
+    compute, comm = np.ones((p, r)), np.ones((p, r))
+    for device, factor in what.stragglers.items():
+        compute[device // r, device % r] *= factor
+    for stage, factor in what.slow_stages.items():
+        compute[stage] *= factor
+    for device, factor in what.slow_devices.items():
+        comm[device // r, device % r] *= factor
+    send = np.ones((2, p, r))  # towards the next stage, towards the one before
+    for (x, y), factor in what.slow_links.items():
+        low, high = min(x, y), max(x, y)
+        send[0, low // r, low % r] *= factor
+        send[1, high // r, high % r] *= factor
+
+    normal = (compute == 1).all(axis=0) & (comm == 1).all(axis=0) & (send == 1).all(axis=(0, 1))
+    blocks = normal.reshape(-1, g).all(axis=1)
+    exact = True
+    width = 1
+    if every_rank or (what.jitter and len(graph) * r * 1.5 < MOST_TASKS):
+        member = np.arange(r)
+        block = member // g
+        multiplicity = np.ones(r, dtype=np.int64)
+    elif what.jitter:
+        member = np.arange(0, r, g)
+        block, multiplicity = member // g, np.full(len(member), g)
+        compute, comm = (x.reshape(p, -1, g).max(axis=2).repeat(g, axis=1) for x in (compute, comm))
+        send = send.reshape(2, p, -1, g).max(axis=3).repeat(g, axis=2)
+        exact, width = False, g
+    else:
+        members: list[int] = []
+        counts: list[int] = []
+        if blocks.any():
+            members.append(int(np.flatnonzero(blocks)[0]) * g)
+            counts.append(int(blocks.sum()) * g)
+        for i in np.flatnonzero(~blocks):
+            devices = np.arange(i * g, i * g + g)
+            # one device that is the slowest in everything stands for its block
+            scores = np.concatenate(
+                [compute[:, devices], comm[:, devices], send[:, :, devices].reshape(2 * p, g)]
+            )
+            worst = np.flatnonzero((scores == scores.max(axis=1, keepdims=True)).all(axis=0))
+            if len(worst) and scores.min() >= 1.0:
+                members.append(int(devices[worst[0]]))
+                counts.append(g)
+            else:
+                members += devices.tolist()
+                counts += [1] * g
+        member, multiplicity = np.array(members), np.array(counts)
+        block = member // g
+    jitter = what.jitter
+    couple = np.zeros(len(graph), dtype=np.int8)
+    if g > 1:
+        couple[np.isin(graph.kind, (*_PASSES, b.K_TP, b.K_EP, b.K_CP))] = 1
+    couple[np.isin(graph.kind, _WHOLE_STAGE)] = 2
+    whole = (graph.kind == b.K_JOIN) & (graph.microbatch == -1)
+    whole[0] = False
+    couple[whole] = 2
+    sizes = np.bincount(np.unique(block, return_inverse=True)[1])
+    per_kind = np.array([0, sum(joins_of(int(s)) for s in sizes), joins_of(len(member))])
+    total = 1 + (len(graph) - 1) * len(member) + int(per_kind[couple[1:]].sum())
+    if total >= 2**31:
+        raise ScenarioError(
+            f"unfolding gives {total:,} tasks",
+            where="timeline",
+            expected="fewer than 2**31",
+            hint="leave equal ranks folded",
+        )
+    columns = unfold_tasks(
+        graph.kind, graph.stream, graph.rank, graph.chunk, graph.microbatch, graph.pred, graph.duration_s,
+        communication_part(graph, costs), couple, block, compute[:, member], comm[:, member], send[:, :, member],
+        member, -1 if jitter is None else DISTRIBUTIONS.index(jitter.distribution),
+        0.0 if jitter is None else jitter.cv, 0 if jitter is None else jitter.seed, width, p, total,
+    )  # fmt: skip
+    kind, stream, rank, chunk, mb, duration, pred = columns
+    unfolded = TaskGraph(
+        kind=kind,
+        stream=stream,
+        rank=rank,
+        chunk=chunk,
+        microbatch=mb,
+        duration_s=duration,
+        pred=pred,
+        num_ranks=p * len(member),
+        num_stages=p,
+    )
+    return Unfolded(graph=unfolded, member=member, multiplicity=multiplicity, exact=exact, ranks_per_stage=r)
+
+
+def _check(what: Perturbation, p: int, r: int) -> None:
+    for name, devices, limit in (
+        ("rank", list(what.stragglers) + list(what.slow_devices), p * r),
+        ("stage", list(what.slow_stages), p),
+        ("rank", [d for pair in what.slow_links for d in pair], p * r),
+    ):
+        for device in devices:
+            if not 0 <= device < limit:
+                raise ScenarioError(
+                    f"{name} {device} does not exist",
+                    where="straggler",
+                    expected=f"{name}s from 0 to {limit - 1}",
+                )
+    for x, y in what.slow_links:
+        if abs(x // r - y // r) != 1 or x % r != y % r:
+            raise ScenarioError(
+                f"ranks {x} and {y} send each other nothing in the pipeline",
+                where="straggler",
+                expected="two ranks of neighbouring stages",
+                hint=f"the neighbours of rank {x} are {x - r} and {x + r}",
+            )
+    factors = [
+        *what.stragglers.values(),
+        *what.slow_stages.values(),
+        *what.slow_devices.values(),
+        *what.slow_links.values(),
+    ]
+    for factor in factors:
+        if not (0.0 < factor < 1e6):
+            raise ScenarioError(f"a factor of {factor}", where="straggler", expected="a number above 0")
