@@ -136,6 +136,42 @@ def test_quotient_equals_the_full_solve(problem: Problem) -> None:
     np.testing.assert_allclose(rate, solve.max_min_rates(problem), rtol=1e-9)
 
 
+@given(st.integers(0, 10_000), st.integers(2, 8), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_refinement_equals_its_twin(seed: int, links: int, columns: int) -> None:
+    """Segments of one link each, few capacities: the same partition of flows and the same number of link classes."""
+    rng = np.random.default_rng(seed)
+    seg = np.sort(rng.integers(0, links, (20, columns)).astype(np.int32), axis=1)
+    seg[:, 1:][seg[:, 1:] == seg[:, :-1]] = -1
+    problem = Problem(
+        seg=np.ascontiguousarray(seg),
+        mult=NONE,
+        ptr=np.arange(links + 1, dtype=np.int64),
+        link=np.arange(links, dtype=np.int32),
+        weight=np.ones(links),
+        cap=rng.choice([1.0, 2.0], links),
+    )
+    colour = rng.choice([1.0, 2.0], 20) if seed % 2 else np.zeros(20)
+    flow_colour, link_colour = colour.view(np.uint64).copy(), problem.cap.view(np.uint64).copy()
+    kernels_colour.refine(
+        problem.seg,
+        np.zeros((0, 0), np.uint64),
+        problem.ptr,
+        problem.link,
+        np.ones(links, np.uint64),
+        flow_colour,
+        link_colour,
+    )
+    flows, link_classes = reference.refine(incidence(problem), problem.cap, colour)
+    mine = kernels_colour.label(flow_colour)[0]
+    assert (
+        len({*zip(mine.tolist(), flows.tolist(), strict=True)})
+        == len(set(flows.tolist()))
+        == len(set(mine.tolist()))
+    )
+    assert len(kernels_colour.label(link_colour)[1]) == len(set(link_classes.tolist()))
+
+
 @pytest.mark.parametrize(
     "fail", ["", "l2=1", "link=1", "module=1", "die-l1=2", "package@0,9", "l1@3", "links=5", "link=1:0.5"]
 )

@@ -90,6 +90,29 @@ def test_a_plan_is_checked_at_a_level() -> None:
         assert abs(row.closed_form_off) < 1.0
 
 
+def test_matrix_shows_every_tier() -> None:
+    found = whatif.tier_matrix(load_topology("cloudmatrix384"), Policy())
+    assert found.devices == (0, 1, 2, 15, 16, 767)
+    row = dict(zip(found.devices, found.bytes_per_s[0], strict=True))
+    assert row == pytest.approx({0: 0.0, 1: 224e9, 2: 196e9, 15: 196e9, 16: 196e9, 767: 196e9})
+    late = dict(zip(found.devices, found.latency_s[0], strict=True))
+    assert late == pytest.approx({0: 0.0, 1: 0.2e-6, 2: 0.7e-6, 15: 0.7e-6, 16: 2.1e-6, 767: 2.1e-6})
+    assert np.array_equal(found.bytes_per_s, found.bytes_per_s.T)
+
+
+def test_oversubscription_of_a_shipped_cluster() -> None:
+    topology = load_topology("dgx-h200", 512)  # two scalable units
+    rates = []
+    for ratio in (1, 2, 4):
+        narrow = whatif.oversubscribed(topology, ratio)
+        rates.append(traffic.uniform_all_to_all(narrow, 1e9).bytes_per_s_per_device)
+    assert rates[0] > rates[1] > rates[2]
+    # Half of the devices lie in the other unit: their share of the traffic waits for the narrow links.
+    assert rates[2] == pytest.approx(50e9 / 4 * 511 / 256, rel=1e-9)
+    with pytest.raises(TopologyError, match="1 or more"):
+        whatif.oversubscribed(topology, 0.5)
+
+
 def test_alike_devices_need_no_list_of_pairs() -> None:
     for name, count in (
         ("dgx-h200", 256),

@@ -73,6 +73,10 @@ SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
     "--measured", is_flag=True, help="Every measured point of this machine beside its calibrated time."
 )
 @click.option("--placements", metavar="AXES", help="Compare orders of parallel axes, as tp=8,ep=16,dp=6.")
+@click.option(
+    "--oversubscription", type=float, help="What if leaves had this many times less bandwidth upwards."
+)
+@click.option("--matrix", is_flag=True, help="Bandwidth and latency between devices of each tier.")
 @click.option("--load", is_flag=True, help="How full each kind of link is during the all-to-all.")
 @click.option(
     "--jobs", metavar="A-B,C-D", help="All-to-alls of several jobs at once: 0-255,256-511 or 0-510:2,1-511:2."
@@ -102,6 +106,8 @@ def command(
     level: str,
     measured: bool,
     placements: str | None,
+    oversubscription: float | None,
+    matrix: bool,
     load: bool,
     jobs: str | None,
     experts: str | None,
@@ -125,10 +131,12 @@ def command(
     num_bytes = _positive(size, "--bytes")
     before = load_topology(machine, devices)
     after = load_topology(machine, units=scale) if scale is not None else before
+    if oversubscription is not None:
+        after = whatif.oversubscribed(after, oversubscription)
     if fails:
         after = break_parts(after, [parse_failure(f) for f in fails], seed)
     route = Policy(name=cast("Any", policy), seed=seed, queue_pairs=queue_pairs)
-    changed = bool(fails) or scale is not None
+    changed = bool(fails) or scale is not None or oversubscription is not None
     out: dict[str, Any]
     if changed:
         out = {
@@ -163,6 +171,13 @@ def command(
             after, _axes(placements), "all_reduce", _positive(sizes.split(",")[-1], "--sizes"), policy=route
         )
         out["placements"] = [dataclasses.asdict(r) for r in found]
+    if matrix:
+        found_matrix = whatif.tier_matrix(after, route)
+        out["matrix"] = {
+            "devices": list(found_matrix.devices),
+            "bytes_per_s": found_matrix.bytes_per_s.tolist(),
+            "latency_s": found_matrix.latency_s.tolist(),
+        }
     if load:
         flows = traffic.all_to_all(np.arange(after.num_devices)[None, :], num_bytes)
         out["load"] = [dataclasses.asdict(r) for r in whatif.load_rows(after, flows, route)]

@@ -211,6 +211,17 @@ def _quantity(name: str, value: float) -> str:
 
 
 def _print_whatif(out: dict[str, Any]) -> None:
+    if "matrix" in out:
+        names = [f"device {d}" for d in out["matrix"]["devices"]]
+        for title, key, unit in (
+            ("Bandwidth", "bytes_per_s", "bytes_per_s"),
+            ("Latency", "latency_s", "seconds"),
+        ):
+            rows = [
+                [name, *(_quantity(unit, v) if v else "-" for v in row)]
+                for name, row in zip(names, out["matrix"][key], strict=True)
+            ]
+            _table(f"{title} of one pair alone, at line rate", ["", *names], rows)
     if "load" in out:
         _table(
             "How full the links are during the all-to-all",

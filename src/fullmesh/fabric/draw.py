@@ -21,7 +21,7 @@ COLOURS = ("#1b6ca8", "#d1495b", "#2a9d5c", "#c47f00", "#7b4fa3", "#00838f", "#8
 WIDTH, MARGIN = 2000.0, 30.0
 SPINE_GAP = 210.0
 MAX_NODES = 96
-DEAD = "#e00000"
+DEAD, HURT = "#e00000", "#f0953a"
 
 
 class _Canvas:
@@ -70,9 +70,11 @@ def draw(topology: Topology) -> str:
     row of leaves and a row of spines grouped by plane. A line between a leaf and a plane stands for all its links
     there; what is dead is red and drawn one by one.
     """
-    flat = [x for x in topology.layers if isinstance(x, (GraphLayer, DragonflyLayer))]
-    if flat:
+    if any(isinstance(x, (GraphLayer, DragonflyLayer)) for x in topology.layers):
         return _draw_circle(topology)
+    grid = topology.layers[0]
+    if len(topology.layers) == 1 and isinstance(grid, GridLayer):
+        return _draw_plane(topology, grid)
     canvas = _Canvas()
     per_node = topology.devices_per_node
     if per_node == 1:
@@ -85,13 +87,12 @@ def draw(topology: Topology) -> str:
     slot = (WIDTH - 2 * MARGIN) / shown
     cell = min(14.0, (slot - 8) / columns, 200 / (per_node / columns))
     node_height = cell * per_node / columns + 8
-    height = 190 + sum(116 + SPINE_GAP * (x.num_spines > 0) for x in layers) + node_height
+    height = 190 + node_height
+    height += sum(116 + SPINE_GAP * (x.num_spines > 0) + 110 * (x.num_cores > 0) for x in layers)
     base = height - 50 - node_height
-    dead_link = topology.health <= 0
     node_x: FloatArray = np.asarray(MARGIN + slot * (np.arange(shown) + 0.5), np.float64)
 
-    touched = np.zeros(topology.num_endpoints + len(topology.switches), bool)
-    touched[topology.links.src[dead_link]] = True
+    lost = _lost_share(topology)
     for node in range(shown):
         left = node_x[node] - cell * columns / 2
         canvas.box(left - 3, base, cell * columns + 6, node_height, "#f3f4f6", f"node {node}", "#9aa2ad")
@@ -100,7 +101,7 @@ def draw(topology: Topology) -> str:
             if device >= topology.num_devices:
                 break
             x, y = left + cell * (place % columns), base + 4 + cell * (place // columns)
-            fill = DEAD if touched[device] else "#39424e"
+            fill = DEAD if lost[device] >= 1 else HURT if lost[device] > 0 else "#39424e"
             title = f"{topology.device_basis} {device}, node {node}"
             canvas.box(x + 0.5, y + 0.7, cell - 1, cell - 1.4, fill, title)
         if shown <= 48 or node % 4 == 0:
@@ -127,6 +128,47 @@ def draw(topology: Topology) -> str:
         switch_at += sum(counts)
     _legend(canvas, topology)
     return _svg(canvas, height, topology.title)
+
+
+def _lost_share(topology: Topology) -> FloatArray:
+    """Share of its own links that each node of the graph has lost."""
+    size = topology.num_endpoints + len(topology.switches)
+    dead = np.bincount(topology.links.src, weights=(topology.health <= 0).astype(float), minlength=size)
+    return np.asarray(dead / np.maximum(np.bincount(topology.links.src, minlength=size), 1), np.float64)
+
+
+def _draw_plane(topology: Topology, layer: GridLayer) -> str:
+    """A grid laid out flat: even dimensions to the right, odd ones down, a gap between blocks of a higher dimension."""
+    canvas = _Canvas()
+    device = np.arange(topology.num_devices)
+    position, span = np.zeros((2, len(device))), [1.0, 1.0]
+    for dim, size in enumerate(layer.sizes):
+        stride = int(np.prod(layer.sizes[:dim]))
+        position[dim % 2] += device // stride % size * span[dim % 2]
+        span[dim % 2] *= size * 1.15
+    grids = device // int(np.prod(layer.sizes))
+    position[1] += grids * span[1]
+    room = (WIDTH - 2 * MARGIN) / (position[0].max() + 1.5)
+    step = float(min(room, 900 / (position[1].max() + 1.5), 60))
+    x, y = MARGIN + step * (position[0] + 0.7), 130 + step * (position[1] + 0.7)
+    for link in np.flatnonzero(topology.links.peer > np.arange(len(topology.links))):
+        a, b = int(topology.links.src[link]), int(topology.links.dst[link])
+        dead = topology.health[link] <= 0
+        colour = DEAD if dead else COLOURS[int(topology.links.kind[link]) % len(COLOURS)]
+        # A bow as high as the link is long keeps links over the same line apart.
+        bow = 0.18 * (abs(x[a] - x[b]) + abs(y[a] - y[b])) - 0.18 * step
+        mx = (x[a] + x[b]) / 2 + (bow if x[a] == x[b] else 0)
+        my = (y[a] + y[b]) / 2 - (0 if x[a] == x[b] else bow)
+        canvas.items.append(
+            f'<path d="M{x[a]:.1f} {y[a]:.1f}Q{mx:.1f} {my:.1f} {x[b]:.1f} {y[b]:.1f}" fill="none" stroke="{colour}" '
+            f'stroke-width="{1.6 if dead else 0.7}" stroke-opacity="{0.9 if dead else 0.4}"/>'
+        )
+    lost, side = _lost_share(topology), step * 0.45
+    for i in device:
+        fill = DEAD if lost[i] >= 1 else HURT if lost[i] > 0 else "#39424e"
+        canvas.box(x[i] - side / 2, y[i] - side / 2, side, side, fill, f"{topology.device_basis} {i}")
+    _legend(canvas, topology)
+    return _svg(canvas, float(y.max()) + step + 30, topology.title)
 
 
 def _draw_grids(
@@ -241,7 +283,25 @@ def _draw_clos(
         label = f"plane {plane}: {layer.num_spines} {name}" if p > 1 else f"{layer.num_spines} {name}"
         if len(blocks) <= 24:
             canvas.text(block_x[(pod, plane)], spine_y - 6, label, 12, "middle")
-    return spine_y - 24
+    if not layer.num_cores:
+        return spine_y - 24
+    core_y, cores = spine_y - 110, p * layer.num_spines * layer.num_cores
+    for pod, plane in blocks:
+        canvas.curve(block_x[(pod, plane)], spine_y - 20, WIDTH / 2, core_y + 14, "#8a94a3", 1.2, 0.5)
+    gap = min(16.0, (WIDTH - 2 * MARGIN) / cores)
+    first_core = first_spine + layer.num_pods * p * layer.num_spines - topology.num_endpoints
+    for core in range(cores):
+        fill = DEAD if dead_switch[first_core + core] else COLOURS[4]
+        x = WIDTH / 2 + (core - (cores - 1) / 2) * gap
+        canvas.box(x - gap * 0.42, core_y, gap * 0.84, 14, fill, f"core {core}")
+    canvas.text(
+        WIDTH / 2,
+        core_y - 6,
+        f"{cores} {topology.switches.tiers[topology.switches.tier[first_core]]}",
+        12,
+        "middle",
+    )
+    return core_y - 24
 
 
 def _tier_text(topology: Topology, layer: ClosLayer, leaf_name: str) -> str:
@@ -291,7 +351,7 @@ def _legend(canvas: _Canvas, topology: Topology) -> None:
         canvas.text(
             MARGIN,
             92,
-            f"red: {broken} dead links, {int(topology.switch_dead.sum())} dead switch chips",
+            f"red: {broken} dead links, {int(topology.switch_dead.sum())} dead switch chips; orange: lost some links",
             13,
             fill=DEAD,
         )

@@ -79,3 +79,43 @@ def simulate(incidence: FloatArray, cap: FloatArray, size: FloatArray, start: Fl
         running[ids[done]] = False
         now += step
     return finish
+
+
+def refine(incidence: FloatArray, cap: FloatArray, colour: FloatArray) -> tuple[LongArray, LongArray]:
+    """Colour refinement by sorting whole signatures, no hashes: classes of flows and of links.
+
+    Parameters
+    ----------
+    incidence : array of float, shape (links, flows)
+    cap : array of float, shape (links,)
+    colour : array of float, shape (flows,)
+        What distinguishes flows to begin with.
+    """
+
+    def number(rows: list[tuple[object, ...]]) -> LongArray:
+        names = {row: i for i, row in enumerate(sorted(set(rows), key=repr))}
+        return np.array([names[row] for row in rows], np.int64)
+
+    flows, links = number([(c,) for c in colour]), number([(c,) for c in cap])
+    while True:
+        new_flows = number(
+            [
+                (
+                    flows[f],
+                    tuple(sorted((links[k], incidence[k, f]) for k in np.flatnonzero(incidence[:, f]))),
+                )
+                for f in range(len(flows))
+            ]
+        )
+        new_links = number(
+            [
+                (
+                    links[k],
+                    tuple(sorted((new_flows[f], incidence[k, f]) for f in np.flatnonzero(incidence[k]))),
+                )
+                for k in range(len(links))
+            ]
+        )
+        if len(set(new_flows)) == len(set(flows)) and len(set(new_links)) == len(set(links)):
+            return new_flows, new_links
+        flows, links = new_flows, new_links

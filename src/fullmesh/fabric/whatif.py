@@ -10,8 +10,9 @@ import numpy as np
 
 from fullmesh.errors import TopologyError
 from fullmesh.fabric import curves, evaluate, solve, traffic
+from fullmesh.fabric.clos import ClosLayer
 from fullmesh.fabric.topology import Topology
-from fullmesh.fabric.wiring import Policy
+from fullmesh.fabric.wiring import FloatArray, Policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,68 @@ def pair_rows(topology: Topology) -> list[PairRow]:
                 )
             )
     return out
+
+
+def oversubscribed(topology: Topology, ratio: float) -> Topology:
+    """The fabric with the links above the leaves of its rail networks ``ratio`` times narrower.
+
+    Raises
+    ------
+    TopologyError
+        A ratio below 1, or no rail network with spines.
+    """
+    if ratio < 1:
+        raise TopologyError(f"oversubscription of {ratio}", where="--oversubscription", expected="1 or more")
+    rate, found = topology.links.bytes_per_s.copy(), False
+    for layer in topology.layers:
+        if isinstance(layer, ClosLayer) and layer.facts.tier_kind == "rail" and layer.num_spines:
+            first, _ = layer.blocks()["spine_up"]
+            rate[first : layer.first_link + layer.num_links] /= ratio
+            found = True
+    if not found:
+        raise TopologyError(
+            f"{topology.name} has no leaves and spines between its nodes",
+            where="--oversubscription",
+            hint="this option is for clusters joined by network cards",
+        )
+    return dataclasses.replace(topology, links=dataclasses.replace(topology.links, bytes_per_s=rate))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """Bandwidth and latency between one device of each tier's neighbourhood and the others.
+
+    Attributes
+    ----------
+    devices : tuple of int
+        Device 0, and the first device that each tier adds.
+    bytes_per_s, latency_s : array of float, shape (devices, devices)
+        One pair alone at line rate; 0 on the diagonal and where the policy leaves no path.
+    """
+
+    devices: tuple[int, ...]
+    bytes_per_s: FloatArray
+    latency_s: FloatArray
+
+
+def tier_matrix(topology: Topology, policy: Policy) -> Matrix:
+    """What pairs get that are one tier, two tiers ... apart."""
+    devices = [0]
+    for tier in topology.tiers():
+        devices += [d for d in (tier.num_devices - 1, tier.num_devices) if d < topology.num_devices]
+    chosen = np.array(sorted(set(devices)), np.int64)
+    n = len(chosen)
+    a, b = (x.ravel() for x in np.indices((n, n)))
+    keep = a != b
+    routing = topology.route(chosen[a[keep]], chosen[b[keep]], policy)
+    rate, late = np.zeros((n, n)), np.zeros((n, n))
+    for row, (i, j) in enumerate(zip(a[keep], b[keep], strict=True)):
+        mine = np.flatnonzero(routing.parent == row)
+        late[i, j] = routing.latency_s[mine].max()
+        if not routing.cut[mine].any():
+            one = topology.route(chosen[[i]], chosen[[j]], policy)
+            rate[i, j] = solve.max_min_rates(solve.make_problem(topology, one)).sum()
+    return Matrix(devices=tuple(chosen.tolist()), bytes_per_s=rate, latency_s=late)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
