@@ -256,6 +256,35 @@ def test_levels_agree_where_the_closed_form_is_exact(kind: collectives.Kind, nam
         assert exact.wire_s == pytest.approx(bound.wire_s, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("machine", "devices", "size", "stride", "algorithm"),
+    [
+        ("gb200-nvl72", 72, 72, 1, "direct"),
+        ("gb200-nvl72", 72, 8, 1, "ring"),
+        ("dgx-h200", 64, 8, 1, "ring"),
+        ("dgx-h200", 64, 8, 8, "ring"),
+        ("dgx-h200", 64, 64, 1, "hierarchical"),
+        ("dgx-a100", 64, 32, 1, "hierarchical"),
+        ("atlas-800t-a2", 64, 8, 1, "direct"),
+        ("atlas-800t-a2", 64, 4, 1, "direct"),
+        ("atlas-800t-a2", 64, 64, 1, "hierarchical"),
+        ("cloudmatrix384", 768, 48, 16, "direct"),
+        ("cloudmatrix384", 64, 8, 2, "direct"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter", "all_reduce"])
+def test_tier_list_and_graph_agree(
+    kind: collectives.Kind, machine: str, devices: int, size: int, stride: int, algorithm: str
+) -> None:
+    """One description gives both: the closed form over its tiers equals the graph where it is exact."""
+    topology = load_topology(machine, devices)
+    plain = evaluate.tier_form(topology, kind, size, stride, GIB)
+    near = evaluate.neighbours(topology, size, stride)
+    groups = collectives.place_groups(devices, size, stride)
+    graph = evaluate.group_collective(topology, kind, groups, GIB, algorithm=algorithm, node_size=near)
+    assert graph.wire_s == pytest.approx(plain.wire_s, rel=1e-9)
+
+
 def test_every_answer_says_what_it_rests_on() -> None:
     topology = load_topology("dgx-h200", 8)
     seen = set()

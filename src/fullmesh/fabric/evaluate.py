@@ -197,14 +197,7 @@ def run(
 
 
 def closed_form(topology: Topology, kind: Kind, size: int, stride: int, num_bytes: float) -> Estimate:
-    """Seconds from the tier list alone: the cost model's collectives where that part is installed, else alpha-beta.
-
-    Notes
-    -----
-    Alpha-beta: an all-gather or reduce-scatter over k members of a tier moves (k - 1) / k of its share through the
-    port, one latency a step, tiers one after another from the inside; an all-reduce is both; an all-to-all sends to
-    each tier what lies beyond the one before.
-    """
+    """Seconds without a graph: the cost model's fitted collectives where it knows the machine, else `tier_form`."""
     try:
         from fullmesh.cost.collectives import collective_s
         from fullmesh.machine import load_machine
@@ -215,44 +208,46 @@ def closed_form(topology: Topology, kind: Kind, size: int, stride: int, num_byte
         if np.isfinite(seconds) and seconds > 0:
             return _plain(kind, size, num_bytes, seconds, "closed-form", evidence)
     except (ImportError, AttributeError, TypeError, FullmeshError):
-        pass
-    efficiency = {layer.facts.name: layer.facts.efficiency for layer in topology.layers}
+        pass  # a machine of the user's own, or a shape that the cost model does not know
+    return tier_form(topology, kind, size, stride, num_bytes)
+
+
+def tier_form(
+    topology: Topology, kind: Kind, size: int, stride: int, num_bytes: float, *, protocol: bool = True
+) -> Estimate:
+    """Alpha-beta over the topology's own tier list.
+
+    Notes
+    -----
+    An all-gather or reduce-scatter over k members of a tier moves (k - 1) / k of its share through the port, one
+    latency a step (k - 1 across a rail, where rings run), tiers one after another from the inside; an all-reduce is
+    both; an all-to-all sends to each tier what lies beyond the one before. Exact on fabrics that neither block nor mix tiers.
+    """
+    efficiency: dict[str, float] = {}
     for layer in topology.layers:
-        efficiency |= {name: layer.facts.efficiency for name, _ in layer.facts.levels}
+        share = layer.facts.efficiency if protocol else 1.0
+        efficiency |= dict.fromkeys((layer.facts.name, *(n for n, _ in layer.facts.levels)), share)
     latency = wire = 0.0
     inside, part = 1, num_bytes
+    twice = 2 if kind == "all_reduce" else 1
     for tier in topology.tiers():
-        reach = max(1, min(size, tier.num_devices // stride)) if tier.num_devices >= stride else 1
+        reach = max(1, min(size, tier.num_devices // stride))
         if reach <= inside or size % reach:
             continue
         k = reach // inside
-        rate = tier.bytes_per_s * efficiency[tier.name]
-        twice = 2 if kind == "all_reduce" else 1
+        port = tier.bytes_per_s * efficiency[tier.name]
+        if tier.kind == "mesh":  # only the links to the members there are
+            port *= (reach - 1) / (tier.num_devices - 1)
         if kind == "all_to_all":
-            peers = reach - inside
-            port = (
-                rate / (tier.num_devices - 1) * peers
-                if tier.kind == "mesh" and reach < tier.num_devices
-                else rate
-            )
-            wire += num_bytes * peers / size / port
+            wire += num_bytes * (reach - inside) / size / port
             latency += tier.latency_s
         else:
-            port = rate / (tier.num_devices - 1) * (reach - 1) if tier.kind == "mesh" else rate
             wire += twice * part * (k - 1) / k / port
             latency += twice * (k - 1 if tier.kind == "rail" else 1) * tier.latency_s
             part /= k
         inside = reach
-    return _plain(
-        kind,
-        size,
-        num_bytes,
-        latency + wire,
-        "closed-form",
-        "latency and bandwidth of the tiers",
-        latency,
-        wire,
-    )
+    evidence = "latency and bandwidth of the tiers"
+    return _plain(kind, size, num_bytes, latency + wire, "closed-form", evidence, latency, wire)
 
 
 def _plain(
