@@ -221,7 +221,8 @@ def tier_form(
     -----
     An all-gather or reduce-scatter over k members of a tier moves (k - 1) / k of its share through the port, one
     latency a step (k - 1 across a rail, where rings run), tiers one after another from the inside; an all-reduce is
-    both; an all-to-all sends to each tier what lies beyond the one before. Exact on fabrics that neither block nor mix tiers.
+    both; an all-to-all sends to each tier what lies beyond the one before. Exact on fabrics that neither block nor mix
+    tiers.
     """
     efficiency: dict[str, float] = {}
     for layer in topology.layers:
