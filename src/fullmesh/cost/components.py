@@ -45,10 +45,13 @@ class C(enum.IntEnum):
     CP_R = enum.auto()
     FSDP_F = enum.auto()
     FSDP_B = enum.auto()
-    # numbers of kernels, not seconds: the step model knows what a launch costs
+    # numbers of kernels and of routed layers, not seconds: the step model knows what a launch costs
     LAUNCH_F = enum.auto()
     LAUNCH_B = enum.auto()
     LAUNCH_R = enum.auto()
+    SYNC_F = enum.auto()
+    SYNC_B = enum.auto()
+    SYNC_R = enum.auto()
     # floating-point operations, for HFU
     FLOP_F = enum.auto()
     FLOP_R = enum.auto()

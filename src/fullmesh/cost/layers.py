@@ -93,7 +93,7 @@ class _Cost:
     def __init__(self, s: Split) -> None:
         self.s = s
         self.rows = np.zeros((s.num, NUM_COMPONENTS))
-        self.full = (s.plans.recompute == RECOMPUTES.index("full")) * s.plans.recompute_fraction
+        self.full: Floats = (s.plans.recompute == RECOMPUTES.index("full")) * s.plans.recompute_fraction
         self.lora = s.plans.trainable == TRAINABLES.index("lora")
 
     def add(self, component: C, value: Floats | float) -> None:
@@ -103,7 +103,10 @@ class _Cost:
         """Share of the layers in which the forward work of ``module`` is done again."""
         if module is None:
             return self.full
-        return np.maximum(self.full, self.s.plans.recomputes(module) * self.s.plans.recompute_fraction)
+        named: Floats = np.maximum(
+            self.full, self.s.plans.recomputes(module) * self.s.plans.recompute_fraction
+        )
+        return named
 
     def linear(
         self, m: Floats, n: Floats | float, k: Floats | float, *, module: str | None = None, kernel: str = ""
@@ -288,7 +291,13 @@ def _attention(cost: _Cost, a: Attention) -> None:
     # a key-value head cannot be split further than over its own ranks
     kv_heads = np.maximum(a.num_kv_heads / p.tp, 1.0)
     gate = heads if a.gated_output else 0.0
-    cost.linear(s.tokens, (heads + 2.0 * kv_heads + gate) * a.head_dim, h)
+    values = 0.0 if a.shared_kv else kv_heads
+    if a.q_lora_rank is None:
+        cost.linear(s.tokens, (heads + kv_heads + values + gate) * a.head_dim, h)
+    else:
+        cost.linear(s.local_tokens, float(a.q_lora_rank), h)
+        cost.linear(s.tokens, (heads + gate) * a.head_dim, float(a.q_lora_rank))
+        cost.linear(s.tokens, (kv_heads + values) * a.head_dim, h)
     if a.rotary or a.qk_norm:
         elements = s.tokens * (heads + kv_heads) * a.head_dim
         passes = (1.0 if a.rotary else 0.0) + (1.0 if a.qk_norm else 0.0)
@@ -296,7 +305,12 @@ def _attention(cost: _Cost, a: Attention) -> None:
             2 * passes * BF16_BYTES * elements, 2.5 * passes * BF16_BYTES * elements, kernels=2.0 * passes
         )
     _core(cost, heads, kv_heads, a.head_dim, a.head_dim, a.window)
-    cost.linear(s.tokens, h, heads * a.head_dim)
+    if a.out_rank:
+        # blocks of heads are projected apart: one product per group, together as many rows
+        cost.linear(s.tokens * a.out_groups, float(a.out_rank), heads * a.head_dim / a.out_groups)
+        cost.linear(s.tokens, h, float(a.out_rank * a.out_groups) / p.tp)
+    else:
+        cost.linear(s.tokens, h, heads * a.head_dim)
 
 
 def _latent_attention(cost: _Cost, a: LatentAttention) -> None:
@@ -447,6 +461,10 @@ def _moe(cost: _Cost, moe: MoE) -> None:
     # the router sees each token once; expert ranks lie inside tensor and data parallelism
     tokens = s.tokens / p.tp
     again = cost.share("moe")
+    # the host waits for the counts of routed tokens, and issues many small kernels around them
+    cost.add(C.SYNC_F, 1.0)
+    cost.add(C.SYNC_B, 1.0)
+    cost.add(C.SYNC_R, again)
     cost.linear(tokens, float(moe.num_experts), h, module="moe", kernel="bf16")
     scores = tokens * moe.num_experts
     cost.route(4.0 * FP32_BYTES * scores, 3.0 * FP32_BYTES * scores, again=again, kernels=8.0)

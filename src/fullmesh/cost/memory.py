@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.stages import Stages
+from fullmesh.cost.stages import Stages, mtp_block
 from fullmesh.cost.terms import TermTable
 from fullmesh.plan import RECIPES, RECOMPUTES, SCHEDULES, Plans
 from fullmesh.plan.types import PRECISIONS, TRAINABLES
@@ -80,6 +80,9 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
 
     saved, working = _layer_bytes(model, plans)
     per_stage = np.einsum("sk,sk->s", stages.kind_counts.astype(float), saved[i])
+    if model.mtp_layers:
+        block = np.sum([_saved(model, plans, layer)[0] for layer in mtp_block(model)], axis=0)
+        per_stage += stages.mtp * block[i]
     largest = np.max(np.where(stages.kind_counts > 0, working[i], 0.0), axis=1)
     full = (p.recompute == RECOMPUTES.index("full")) & (stages.layers > 0)
     in_flight = _in_flight(p, stages)

@@ -14,8 +14,8 @@ from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
 from fullmesh.plan.types import PRECISIONS, TRAINABLES
-from fullmesh.workload import ModelSpec
-from fullmesh.workload.params import layer_parameters
+from fullmesh.workload import Layer, ModelSpec
+from fullmesh.workload.params import LayerParameters, layer_parameters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,8 +38,8 @@ class Stages:
         Lowest pipeline rank with that composition (it holds the most micro-batches).
     components : float array, shape (S, NUM_COMPONENTS)
         Seconds (or counts) of one micro-batch.
-    layers, embedding, head : int array, shape (S,)
-        Layers, embeddings and heads (with those of MTP modules).
+    layers, embedding, head, mtp : int array, shape (S,)
+        Layers (with those of MTP modules), embeddings, heads (with those of MTP modules) and MTP modules.
     kind_counts : int array, shape (S, K)
         Layers by kind, in the order of ``kinds`` of the layout.
     dense_parameters, expert_parameters : float array, shape (S,)
@@ -58,6 +58,7 @@ class Stages:
     layers: Ints
     embedding: Ints
     head: Ints
+    mtp: Ints
     kind_counts: Ints
     dense_parameters: Floats
     expert_parameters: Floats
@@ -106,8 +107,7 @@ def _one_precision(
     kinds = tuple(dict.fromkeys(model.layers))
     costs = np.stack([layer_cost(s, layer) for layer in kinds])
     embed, head = embedding_cost(s), head_cost(s)
-    # an MTP module is one more layer of the last kind, a projection of two concatenated inputs, and a head
-    mtp = costs[kinds.index(model.layers[-1])] + head
+    mtp = head + sum(layer_cost(s, layer) for layer in mtp_block(model)) if model.mtp_layers else head
     rows: list[dict[str, npt.NDArray[np.generic]]] = []
     groups: dict[tuple[int, int, str], list[int]] = {}
     for i, key in enumerate(zip(plans.pp.tolist(), plans.vpp.tolist(), plans.layout.tolist(), strict=True)):
@@ -136,6 +136,15 @@ def _one_precision(
     return _with_parameters(model, machine, plans, joined)
 
 
+def mtp_block(model: ModelSpec) -> tuple[Layer, ...]:
+    """Layers of one multi-token-prediction module: as given, else one more layer of the last kind."""
+    return model.mtp_block or model.layers[-1:]
+
+
+def _parameters(model: ModelSpec, layer: Layer) -> LayerParameters:
+    return layer_parameters(layer, model.hidden, norm=model.norm, sandwich_norm=model.sandwich_norm)
+
+
 def _compositions(layout: StageLayout, distinct: bool) -> tuple[Ints, Ints, Ints]:
     """Distinct rows of (layers by kind, embedding, head, mtp), the first rank of each, and how often it occurs."""
     table = np.column_stack([layout.counts, layout.embedding, layout.head, layout.mtp])
@@ -153,22 +162,24 @@ def _with_parameters(
     counts = rows["counts"].astype(np.int64)
     kinds = tuple(dict.fromkeys(model.layers))
     k = len(kinds)
-    split_params = [layer_parameters(layer, model.hidden, norm=model.norm) for layer in kinds]
-    last = kinds.index(model.layers[-1])
-    layers = counts[:, :k].copy()
-    layers[:, last] += counts[:, k + 2]
+    layers = counts[:, :k]
+    held = [_parameters(model, layer) for layer in kinds]
+    mtp_held = [_parameters(model, layer) for layer in mtp_block(model)]
+    # an MTP module also projects the state and the next embedding, side by side, to the hidden size
+    mtp_dense = sum(p.dense for p in mtp_held) + 2.0 * model.hidden**2
     tp, ep, etp = plans.tp[plan], plans.ep[plan], plans.etp[plan]
     table = float(model.vocab * model.hidden)
     # tied embeddings still live on both ends of a pipeline
     tied_once = model.tied_embeddings & (plans.pp[plan] == 1)
     vocab_tables = counts[:, k] + np.where(tied_once, 0, counts[:, k + 1])
     dense = (
-        layers @ np.array([p.dense for p in split_params], dtype=float)
+        layers @ np.array([p.dense for p in held], dtype=float)
         + vocab_tables * table
         + counts[:, k] * model.learned_positions * model.hidden
-        + counts[:, k + 2] * 2.0 * model.hidden**2
+        + counts[:, k + 2] * mtp_dense
     ) / tp
-    experts = layers @ np.array([p.expert for p in split_params], dtype=float) / (ep * etp)
+    experts = layers @ np.array([p.expert for p in held], dtype=float)
+    experts = (experts + counts[:, k + 2] * sum(p.expert for p in mtp_held)) / (ep * etp)
     components = rows["components"].astype(np.float64)
     _fsdp(components, machine, plans, plan, dense, experts)
     gradient, parameter = _data_parallel(machine, plans, plan, dense, experts)
@@ -192,7 +203,8 @@ def _with_parameters(
         multiplicity=rows["multiplicity"].astype(np.int64),
         index=rows["index"].astype(np.int64),
         components=components,
-        layers=layers.sum(axis=1),
+        layers=layers.sum(axis=1) + counts[:, k + 2],
+        mtp=counts[:, k + 2],
         embedding=counts[:, k],
         head=counts[:, k + 1] + counts[:, k + 2],
         kind_counts=layers,

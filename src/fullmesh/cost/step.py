@@ -14,12 +14,9 @@ import numpy.typing as npt
 from fullmesh.cost.components import C
 from fullmesh.cost.stages import Stages
 from fullmesh.cost.terms import TermTable
-from fullmesh.plan import CUDA_GRAPHS, SCHEDULES, Plans
+from fullmesh.plan import SCHEDULES, Plans
 
 Floats = npt.NDArray[np.float64]
-
-# How sharply "whichever is longer" turns from one side to the other where both are close.
-SHARPNESS = 4.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +63,9 @@ PARTS = tuple(
 
 
 def _longer(a: Floats, b: Floats) -> Floats:
-    """The longer of two durations, smooth where they are close (a p-norm)."""
-    top = np.maximum(np.maximum(a, b), 1e-30)
-    out: Floats = top * ((a / top) ** SHARPNESS + (b / top) ** SHARPNESS) ** (1.0 / SHARPNESS)
+    """The longer of two durations, smooth where they are close: their 4-norm."""
+    a2, b2 = a * a, b * b
+    out: Floats = np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
     return out
 
 
@@ -142,15 +139,10 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     compute = linear + expert + attention + scan_s + memory + route_s + again
     backward_device = compute - forward_device
 
-    # gaps between kernels, and a host that may be slower than the device
-    gap = term("gap")
-    captured = np.where(
-        plans.cuda_graph[i] == CUDA_GRAPHS.index("full"),
-        1.0,
-        np.where(plans.cuda_graph[i] == CUDA_GRAPHS.index("partial"), term("graph_cover"), 0.0),
-    )
-    host = term("launch") * (1.0 - captured)
-    launches_b = x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]
+    # time between kernels, and what routing costs the host
+    each, sync = term("launch"), term("sync")
+    idle_f = each * x[:, C.LAUNCH_F] + sync * x[:, C.SYNC_F]
+    idle_b = each * (x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]) + sync * (x[:, C.SYNC_B] + x[:, C.SYNC_R])
 
     tp_f, tp_b = tp * (1 - tp_hidden) * x[:, C.TP_F], tp * (1 - tp_hidden) * (x[:, C.TP_B] + x[:, C.TP_R])
     ep_f, ep_b = ep * (1 - ep_hidden) * x[:, C.EP_F], ep * (1 - ep_hidden) * (x[:, C.EP_B] + x[:, C.EP_R])
@@ -161,10 +153,8 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
 
     fsdp = term("fsdp")
     fsdp_hidden = term("overlap_fsdp")
-    base_f = forward_device + gap * x[:, C.LAUNCH_F] + tp_f + ep_f + cp_f
-    base_b = backward_device + gap * launches_b + tp_b + ep_b + cp_b
-    device_f = _longer(base_f, host * x[:, C.LAUNCH_F])
-    device_b = _longer(base_b, host * launches_b)
+    device_f = forward_device + idle_f + tp_f + ep_f + cp_f
+    device_b = backward_device + idle_b + tp_b + ep_b + cp_b
     gather_f, gather_b = fsdp * x[:, C.FSDP_F], fsdp * x[:, C.FSDP_B]
     forward = _longer(device_f, fsdp_hidden * gather_f) + (1 - fsdp_hidden) * gather_f
     backward = _longer(device_b, fsdp_hidden * gather_b) + (1 - fsdp_hidden) * gather_b
@@ -172,7 +162,6 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     hidden = hidden + gather_f + gather_b - fsdp_s
     slowed = term("contention") * np.minimum(np.maximum(hidden, 0.0), compute)
     backward = backward + slowed
-    launch = device_f + device_b - base_f - base_b + gap * (x[:, C.LAUNCH_F] + launches_b) + slowed
     return StageTime(
         linear=linear,
         expert=expert,
@@ -181,7 +170,7 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         memory=memory,
         route=route_s,
         recompute=again,
-        launch=launch,
+        launch=idle_f + idle_b + slowed,
         tp=tp_f + tp_b,
         ep=ep_f + ep_b,
         cp=cp_f + cp_b,

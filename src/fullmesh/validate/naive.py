@@ -31,7 +31,8 @@ def naive_step_s(cases: Sequence[Case], published_s: Floats, use: npt.NDArray[np
         if use[i]:
             slowdown.setdefault(key, []).append(float(published_s[i] / ideal[i]))
     factor = {key: float(np.median(values)) for key, values in slowdown.items()}
-    return ideal * np.array([factor.get(key, np.nan) for key in classes])
+    out: Floats = ideal * np.array([factor.get(key, np.nan) for key in classes])
+    return out
 
 
 def _ideal_s(case: Case) -> float:

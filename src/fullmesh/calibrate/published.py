@@ -1,0 +1,146 @@
+"""Fit the step and memory models to the published results, with every hold-out that is reported later."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.calibrate.files import write_json
+from fullmesh.calibrate.step import Design, fit_memory, fit_step, profile_of
+from fullmesh.cost.terms import EffectProfile
+from fullmesh.validate.cases import CaseTable, case_table
+from fullmesh.validate.published import (
+    GIB,
+    NUM_FOLDS,
+    folds,
+    is_headline,
+    outliers,
+    published_memory_bytes,
+    published_step_s,
+)
+from fullmesh.validate.results import ResultRow
+
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[str], None]
+
+# An interval needs at least this many results of its own kind; with fewer the pooled one is used.
+MIN_ROWS = 10
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepFit:
+    """Profiles fitted to published results.
+
+    ``by_fold`` and ``by_publisher`` were fitted without a fold or a publisher; ``intervals`` are quantiles of the
+    cross-validated residuals, log(published / predicted), by chip family and kind of model.
+    """
+
+    profile: EffectProfile
+    by_fold: tuple[EffectProfile, ...]
+    by_publisher: dict[str, EffectProfile]
+    run_keys: tuple[str, ...]
+    intervals: dict[str, dict[str, float]]
+
+
+def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None) -> StepFit:
+    """Fit all effects on the headline rows that are no outliers.
+
+    The same rows and versions give the same profile: the fit starts from zero, the folds from the full fit.
+    """
+    odd = outliers(rows)
+    used = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
+    table, _ = case_table(used)
+    published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
+    use = np.array([is_headline(c.row) and c.row.id not in odd for c in table.cases]) & ~np.isnan(published)
+    published = np.where(np.isnan(published), 1.0, published)
+    progress(f"fitting step effects on {int(use.sum())} published results")
+    step_design, step_x = fit_step(table, published, use)
+    progress("fitting memory effects")
+    profile = profile_of((step_design, step_x), _fit_memory(table))
+    fold_of = folds(rows)
+    fold = np.array([fold_of[c.row.run_key] for c in table.cases])
+    publisher = np.array([c.row.publisher for c in table.cases])
+    predicted = np.full(len(table.cases), np.nan)
+    by_fold = []
+    for k in range(NUM_FOLDS):
+        progress(f"fold {k + 1} of {NUM_FOLDS}")
+        held = profile_of(fit_step(table, published, use & (fold != k), start=step_x))
+        by_fold.append(held)
+        predicted[fold == k] = table.step_times(held).step_s[fold == k]
+    by_publisher = {}
+    for name in sorted(set(publisher[use])):
+        progress(f"without {name}")
+        by_publisher[str(name)] = profile_of(
+            fit_step(table, published, use & (publisher != name), start=step_x)
+        )
+    residual = np.log(published / predicted)
+    return StepFit(
+        profile=profile,
+        by_fold=tuple(by_fold),
+        by_publisher=by_publisher,
+        run_keys=tuple(sorted({c.row.run_key for c, u in zip(table.cases, use, strict=True) if u})),
+        intervals=_intervals(table, residual, use),
+    )
+
+
+def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
+    allocated = np.array([(c.row.mem_allocated_gib or np.nan) * GIB for c in table.cases])
+    reserved = np.array([(c.row.mem_reserved_gib or np.nan) * GIB for c in table.cases])
+    usable = np.array([c.row.tier in ("A", "B") for c in table.cases])
+    return fit_memory(table, allocated, reserved, usable)
+
+
+def _intervals(table: CaseTable, residual: Floats, use: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    """Quantiles by group that leave 10 % of the residuals on either side, for a result not seen yet."""
+    groups: dict[str, list[float]] = {}
+    for case, r, u in zip(table.cases, residual, use, strict=True):
+        if not u:
+            continue
+        kind = "moe" if case.model.is_moe else "dense"
+        family = case.machine.chip.family
+        for key in (f"{family}|{kind}", f"{family}|any", f"any|{kind}", "any|any"):
+            groups.setdefault(key, []).append(float(r))
+    out = {}
+    for key, values in sorted(groups.items()):
+        n = len(values)
+        if n < MIN_ROWS and key != "any|any":
+            continue
+        # split-conformal levels: a new result ranks uniformly among the n + 1
+        level = max(0.0, 0.1 * (n + 1) / n - 0.5 / n)
+        low, high = np.quantile(values, [level, 1.0 - level])
+        out[key] = {"low": round(float(low), 4), "high": round(float(high), 4), "rows": n}
+    return out
+
+
+def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: datetime.date) -> None:
+    """Write ``step.json``, ``step_held_out.json`` and ``intervals.json`` whole or not at all."""
+    digest = hashlib.sha256("\n".join(f"{r.id},{published_step_s(r)}" for r in rows).encode()).hexdigest()[
+        :16
+    ]
+    provenance = {
+        "date": date.isoformat(),
+        "fitted_on": "published training results, tiers A and B, pre-training, outliers left out",
+        "rows_digest": digest,
+        "configurations": len(fit.run_keys),
+        "effects": len(fit.profile.effects),
+        "command": "fullmesh calibrate published",
+    }
+    write_json(
+        folder / "step.json", {"provenance": provenance, "effects": dict(sorted(fit.profile.effects.items()))}
+    )
+    write_json(
+        folder / "step_held_out.json",
+        {
+            "provenance": provenance,
+            "run_keys": list(fit.run_keys),
+            "folds": [dict(sorted(p.effects.items())) for p in fit.by_fold],
+            "publishers": {k: dict(sorted(p.effects.items())) for k, p in fit.by_publisher.items()},
+        },
+    )
+    write_json(folder / "intervals.json", {"provenance": provenance, "groups": fit.intervals})

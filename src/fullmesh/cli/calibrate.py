@@ -1,0 +1,92 @@
+"""``fullmesh calibrate``: fit the profiles again, from tables, from published results, from the device at hand."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import click
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _shipped(name: str) -> Path:
+    import importlib.resources
+
+    return Path(str(importlib.resources.files("fullmesh.data").joinpath("profiles", name)))
+
+
+@click.group()
+def command() -> None:
+    """Fit operator, collective and step profiles to measurements.
+
+    A profile says what it was fitted on and how far off it is; the same command on the same versions writes the same
+    file.
+    """
+
+
+@command.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write (default: the shipped profile).",
+)
+def operators(folder: Path, out: Path | None) -> None:
+    """Matrix products, attention and expert layers, from a FOLDER of measured tables."""
+    from fullmesh.calibrate.operators import fit_operator_profiles, write_profiles
+
+    target = out or _shipped("operators.json")
+    write_profiles(fit_operator_profiles(folder, report=_say), target)
+    _say(f"wrote {target}")
+
+
+@command.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write (default: the shipped profile).",
+)
+def collectives(folder: Path, out: Path | None) -> None:
+    """Collectives, from a FOLDER of measured curves and the published points that are shipped."""
+    from fullmesh.calibrate.collectives import fit_collectives, write_profile
+
+    target = out or _shipped("collectives.json")
+    write_profile(fit_collectives(folder), target)
+    _say(f"wrote {target}")
+
+
+@command.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to (default: the shipped one).",
+)
+@click.option(
+    "--date", type=click.DateTime(["%Y-%m-%d"]), help="Date that the profile carries (default: today)."
+)
+def published(out: Path | None, date: datetime.datetime | None) -> None:
+    """Step and memory effects and error bars, from the shipped published results."""
+    from fullmesh.calibrate.published import fit_published, write_step_fit
+    from fullmesh.validate.results import read_results
+
+    rows = read_results()
+    fit = fit_published(rows, _say)
+    folder = out or _shipped("step.json").parent
+    write_step_fit(fit, rows, folder, (date or datetime.datetime.now()).date())
+    _say(f"wrote step.json, step_held_out.json and intervals.json to {folder}")
+
+
+@command.command()
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or npu.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
+def here(device: str, out: Path) -> None:
+    """The device at hand, by microbenchmarks through PyTorch."""
+    from fullmesh.calibrate.files import write_json
+    from fullmesh.calibrate.here import calibrate_here
+
+    write_json(out, calibrate_here(device=device).as_json())
+    _say(f"wrote {out}")

@@ -1,0 +1,65 @@
+"""The gate: which recorded figure of accuracy has been lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import tomllib
+
+from fullmesh.validate.score import Errors, Report
+
+# A family needs this many rows before its own median is held to a limit.
+MIN_FAMILY_ROWS = 10
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One figure against its limit. ``at_most`` is False where the figure must not fall below."""
+
+    name: str
+    value: float
+    limit: float
+    at_most: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the recorded level is kept."""
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+def checks(report: Report) -> tuple[Check, ...]:
+    """All checks of a report on the shipped table."""
+    text = importlib.resources.files("fullmesh.data").joinpath("profiles/gate.toml").read_text("utf-8")
+    limits: dict[str, float] = tomllib.loads(text)["limits"]
+    headline = {e.group: e for e in report.headline}
+    held_out = headline["cross-validated over configurations"]
+    fitted, naive = headline["fitted on these rows"], headline["naive model, fitted on these rows"]
+    kinds = {e.group: e for e in report.groups["kind of model"]}
+    families = [e for e in report.groups["chip family"] if e.rows >= MIN_FAMILY_ROWS]
+    worst: Errors = max(families, key=lambda e: e.median)
+    done_a, all_a = report.coverage["tier A"]
+    done_b, all_b = report.coverage["tier B"]
+    odd, all_rows = report.coverage["outliers"]
+    covered = report.interval_coverage["all"][1]
+
+    def most(name: str, key: str, value: float) -> Check:
+        return Check(name=name, value=value, limit=limits[key], at_most=True)
+
+    def least(name: str, key: str, value: float) -> Check:
+        return Check(name=name, value=value, limit=limits[key], at_most=False)
+
+    return (
+        least("tier A rows predicted", "coverage_tier_a", done_a / max(all_a, 1)),
+        least("tier B rows predicted", "coverage_tier_b", done_b / max(all_b, 1)),
+        most("outliers", "outlier_share", odd / max(all_rows, 1)),
+        most("median error, cross-validated", "cross_validated_median", held_out.median),
+        most("90th percentile, cross-validated", "cross_validated_p90", held_out.p90),
+        most("median error, dense", "dense_median", kinds["dense"].median),
+        most("median error, MoE", "moe_median", kinds["MoE"].median),
+        most(f"worst chip family ({worst.group})", "family_median", worst.median),
+        most("peak memory, mean of publishers' medians", "memory_median", report.memory_median),
+        most("median over the naive model's", "naive_median_ratio", fitted.median / naive.median),
+        most("90th percentile over the naive model's", "naive_p90_ratio", fitted.p90 / naive.p90),
+        least("80 % interval covers, at least", "interval_coverage_low", covered),
+        most("80 % interval covers, at most", "interval_coverage_high", covered),
+    )

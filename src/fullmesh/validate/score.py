@@ -1,0 +1,324 @@
+"""Every published result against the prediction: rows, groups, the naive model, the gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.terms import EffectProfile, load_effects
+from fullmesh.outcomes.intervals import interval_for
+from fullmesh.validate.cases import CaseTable, case_table
+from fullmesh.validate.mapping import Case
+from fullmesh.validate.naive import naive_step_s
+from fullmesh.validate.published import folds, is_headline, outliers, published_memory_bytes, published_step_s
+from fullmesh.validate.results import ResultRow, read_results
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RowScore:
+    """One row of the table with what we predict for it."""
+
+    id: str
+    status: str
+    reason: str
+    tier: str
+    phase: str
+    publisher: str
+    source: str
+    gpu: str
+    n_gpus: int | None
+    model: str
+    precision: str
+    plan: str
+    family: str
+    kind: str
+    step_from: str
+    published_step_s: float | None
+    predicted_step_s: float | None
+    cross_validated_step_s: float | None
+    left_out_publisher_step_s: float | None
+    naive_step_s: float | None
+    low_s: float | None
+    high_s: float | None
+    memory_kind: str
+    published_memory_bytes: float | None
+    predicted_memory_bytes: float | None
+    fitted_on: bool
+    assumptions: tuple[str, ...]
+
+    def error(self, column: str = "predicted_step_s") -> float:
+        """Relative error of a predicted column against the published step time; NaN where either is missing."""
+        value = getattr(self, column)
+        if value is None or self.published_step_s is None:
+            return float("nan")
+        return float(value / self.published_step_s - 1.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Absolute relative errors of a group of rows."""
+
+    group: str
+    rows: int
+    median: float
+    mean: float
+    p90: float
+    worst: float
+    bias: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What ``fullmesh validate`` prints and writes."""
+
+    rows: tuple[RowScore, ...]
+    coverage: dict[str, tuple[int, int]]
+    headline: tuple[Errors, ...]
+    groups: dict[str, tuple[Errors, ...]]
+    memory: tuple[Errors, ...]
+    memory_median: float
+    interval_coverage: dict[str, tuple[int, float]]
+    shipped: bool
+
+
+def errors_of(group: str, signed: Floats) -> Errors:
+    """Statistics of signed relative errors."""
+    known = signed[~np.isnan(signed)]
+    size = np.abs(known)
+    if not len(known):
+        nan = float("nan")
+        return Errors(group=group, rows=0, median=nan, mean=nan, p90=nan, worst=nan, bias=nan)
+    return Errors(
+        group=group,
+        rows=len(known),
+        median=float(np.median(size)),
+        mean=float(np.mean(size)),
+        p90=float(np.quantile(size, 0.9)),
+        worst=float(np.max(size)),
+        bias=float(np.median(known)),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _held_out() -> tuple[tuple[EffectProfile, ...], dict[str, EffectProfile], frozenset[str]]:
+    """Profiles fitted without a fold, without a publisher, and the configurations that were fitted on."""
+    path = importlib.resources.files("fullmesh.data").joinpath("profiles/step_held_out.json")
+    if not path.is_file():
+        return (), {}, frozenset()
+    data = json.loads(path.read_text("utf-8"))
+    by_fold = tuple(EffectProfile(effects=e, provenance={}) for e in data["folds"])
+    by_publisher = {k: EffectProfile(effects=e, provenance={}) for k, e in data["publishers"].items()}
+    return by_fold, by_publisher, frozenset(data["run_keys"])
+
+
+def score(rows: Sequence[ResultRow] | None = None) -> Report:
+    """Predict and score every row; without ``rows`` the shipped table."""
+    shipped = rows is None
+    rows = read_results() if rows is None else rows
+    by_fold, by_publisher, fitted_keys = _held_out()
+    odd = outliers(rows)
+    timed = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
+    table, refusals = case_table(timed)
+    reasons = {r.row.id: r.reason for r in refusals}
+    published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
+    predicted = table.step_times(load_effects()).step_s
+    allocated, reserved = table.peak_memory(load_effects())
+    fold_of = folds(read_results())
+    fitted = np.array([c.row.run_key in fitted_keys and is_headline(c.row) for c in table.cases])
+    held_out = _select(
+        table,
+        predicted,
+        by_fold,
+        [fold_of.get(c.row.run_key) if f else None for c, f in zip(table.cases, fitted, strict=True)],
+    )
+    without = _select(
+        table,
+        predicted,
+        by_publisher,
+        [c.row.publisher if f else None for c, f in zip(table.cases, fitted, strict=True)],
+    )
+    usable = np.array(
+        [is_headline(c.row) and c.row.id not in odd and bool(published_step_s(c.row)) for c in table.cases]
+    )
+    naive = naive_step_s(table.cases, published, usable)
+    at = {case.row.id: i for i, case in enumerate(table.cases)}
+    scored = tuple(
+        _row_score(
+            row, at.get(row.id), table.cases, reasons, odd,
+            predicted, held_out, without, naive, allocated, reserved, fitted,
+        )
+        for row in rows
+    )  # fmt: skip
+    return _report(scored, shipped)
+
+
+def _select(
+    table: CaseTable,
+    default: Floats,
+    profiles: Sequence[EffectProfile] | dict[str, EffectProfile],
+    keys: Sequence[int | str | None],
+) -> Floats:
+    """Predict each case with the profile that its key names; the default where it has none."""
+    out = default.copy()
+    for key in set(keys) - {None}:
+        try:
+            profile = profiles[key]  # type: ignore[index]
+        except (KeyError, IndexError):
+            continue
+        mask = np.array([k == key for k in keys])
+        out[mask] = table.step_times(profile).step_s[mask]
+    return out
+
+
+def _row_score(
+    row: ResultRow,
+    i: int | None,
+    cases: Sequence[Case],
+    reasons: dict[str, str],
+    odd: dict[str, str],
+    predicted: Floats,
+    held_out: Floats,
+    without: Floats,
+    naive: Floats,
+    allocated: Floats,
+    reserved: Floats,
+    fitted: npt.NDArray[np.bool_],
+) -> RowScore:
+    published = published_step_s(row)
+    kind, memory = published_memory_bytes(row)
+    if published is None and memory is None:
+        status, reason = "no_step_time", "neither a step time nor tokens per second are published"
+    elif i is None:
+        status, reason = "unsupported", reasons.get(row.id, "")
+    elif published is None:
+        status, reason = "no_step_time", "only memory is published"
+    elif row.id in odd:
+        status, reason = "outlier", odd[row.id]
+    else:
+        status, reason = "ok", ""
+    case = cases[i] if i is not None else None
+    step = float(predicted[i]) if i is not None else None
+    interval = (
+        interval_for(case.machine.chip.family, moe=case.model.is_moe, step_s=float(held_out[i]))
+        if case is not None and i is not None
+        else None
+    )
+    return RowScore(
+        id=row.id,
+        status=status,
+        reason=reason,
+        tier=row.tier,
+        phase=row.phase,
+        publisher=row.publisher,
+        source=row.source,
+        gpu=row.gpu,
+        n_gpus=row.n_gpus,
+        model=row.model,
+        precision=row.precision,
+        plan=case.plan.label() if case else "",
+        family=case.machine.chip.family if case else "",
+        kind=("MoE" if case.model.is_moe else "dense") if case else "",
+        step_from=row.step_from,
+        published_step_s=published,
+        predicted_step_s=step,
+        cross_validated_step_s=float(held_out[i]) if i is not None else None,
+        left_out_publisher_step_s=float(without[i]) if i is not None else None,
+        naive_step_s=float(naive[i]) if i is not None and not np.isnan(naive[i]) else None,
+        low_s=interval.low_s if interval else None,
+        high_s=interval.high_s if interval else None,
+        memory_kind=kind,
+        published_memory_bytes=memory,
+        predicted_memory_bytes=float((allocated if kind == "allocated" else reserved)[i])
+        if i is not None and memory
+        else None,
+        fitted_on=bool(fitted[i]) and status == "ok" if i is not None else False,
+        assumptions=case.assumptions if case else (),
+    )
+
+
+def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
+    timed = [r for r in rows if r.published_step_s is not None]
+    headline = [r for r in timed if r.tier in ("A", "B") and r.phase == "pretrain"]
+    coverage = {}
+    for tier in ("A", "B"):
+        of_tier = [r for r in headline if r.tier == tier]
+        coverage[f"tier {tier}"] = (sum(r.predicted_step_s is not None for r in of_tier), len(of_tier))
+    coverage["outliers"] = (sum(r.status == "outlier" for r in headline), len(headline))
+    scored = [r for r in headline if r.status == "ok"]
+    predicted = [r for r in headline if r.predicted_step_s is not None]
+    lines = [
+        _errors("cross-validated over configurations", scored, "cross_validated_step_s"),
+        _errors("cross-validated, outliers included", predicted, "cross_validated_step_s"),
+        _errors("whole publishers left out", scored, "left_out_publisher_step_s"),
+        _errors("fitted on these rows", scored, "predicted_step_s"),
+        _errors("naive model, fitted on these rows", scored, "naive_step_s"),
+    ]
+    groupings: dict[str, Callable[[RowScore], str]] = {
+        "chip family": lambda r: r.family,
+        "kind of model": lambda r: r.kind,
+        "chip and kind": lambda r: f"{r.family} {r.kind}",
+        "tier": lambda r: r.tier,
+        "publisher": lambda r: r.publisher,
+        "source": lambda r: r.source,
+        "step time from": lambda r: r.step_from,
+    }
+    groups = {name: _by(scored, key) for name, key in groupings.items()}
+    other = [r for r in timed if r not in headline and r.predicted_step_s is not None]
+    groups["outside the headline"] = _by(other, lambda r: f"tier {r.tier}, {r.phase}", "predicted_step_s")
+    with_memory = [r for r in rows if r.published_memory_bytes and r.predicted_memory_bytes]
+    memory = []
+    for publisher in sorted({r.publisher for r in with_memory}):
+        signed = np.array(
+            [
+                (r.predicted_memory_bytes or 0) / (r.published_memory_bytes or 1) - 1
+                for r in with_memory
+                if r.publisher == publisher
+            ]
+        )
+        memory.append(errors_of(publisher, signed))
+    return Report(
+        rows=rows,
+        coverage=coverage,
+        headline=tuple(lines),
+        groups=groups,
+        memory=tuple(memory),
+        memory_median=float(np.mean([m.median for m in memory])) if memory else float("nan"),
+        interval_coverage=_interval_coverage(scored),
+        shipped=shipped,
+    )
+
+
+def _errors(group: str, rows: Sequence[RowScore], column: str) -> Errors:
+    return errors_of(group, np.array([r.error(column) for r in rows]))
+
+
+def _by(
+    rows: Sequence[RowScore], key: Callable[[RowScore], str], column: str = "cross_validated_step_s"
+) -> tuple[Errors, ...]:
+    names = sorted({key(r) for r in rows})
+    return tuple(_errors(name, [r for r in rows if key(r) == name], column) for name in names)
+
+
+def _interval_coverage(rows: Sequence[RowScore]) -> dict[str, tuple[int, float]]:
+    """Share of rows whose published step time lies in its 80 % interval, overall and by chip family."""
+
+    def share(members: list[RowScore]) -> tuple[int, float]:
+        inside = [
+            (r.low_s or 0) <= (r.published_step_s or 0) <= (r.high_s or 0)
+            for r in members
+            if r.low_s is not None
+        ]
+        return len(inside), float(np.mean(inside)) if inside else float("nan")
+
+    out = {"all": share(list(rows))}
+    for family in sorted({r.family for r in rows}):
+        out[family] = share([r for r in rows if r.family == family])
+    return out
