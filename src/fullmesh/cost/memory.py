@@ -89,7 +89,7 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     activation = table.column("activation")[i] * per_stage * in_flight * (1.0 - p.offload_activations)
     tokens = p.mbs * p.seq / p.cp
     # logits in BF16, their FP32 copy and the gradient that overwrites it
-    logits = stages.head.clip(0, 1) * tokens * model.vocab / p.tp * (BF16 + FP32)
+    logits = table.column("head")[i] * stages.head.clip(0, 1) * tokens * model.vocab / p.tp * (BF16 + FP32)
     transient = table.column("transient")[i] * np.where(full, largest, 0.5 * largest)
     buffers = table.column("static")[i] * np.ones(len(i))
     allocated = parameters + gradients + optimizer + activation + logits + transient + buffers

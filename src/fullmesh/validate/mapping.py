@@ -317,7 +317,8 @@ def _sharding(row: ResultRow, options: dict[str, Any]) -> dict[str, Any]:
     """ZeRO stage and shard group, from the optimizer and FSDP columns."""
     text = row.dist_opt.lower()
     flags = row.overlap_and_flags.lower()
-    ranks = options["dp"] * options["cp"]
+    # context-parallel ranks hold shards too: only fewer shards than data-parallel ranks mean replicas
+    shard = row.fsdp if row.fsdp and row.fsdp < options["dp"] else 0
     if "shard_grad_op" in flags:
         return {"zero": 2}
     if "megatron_fsdp" in flags:
@@ -326,10 +327,9 @@ def _sharding(row: ResultRow, options: dict[str, Any]) -> dict[str, Any]:
     if "zero-2" in text:
         return {"zero": 2}
     if "fsdp" in text or "zero-3" in text:
-        shard = row.fsdp if row.fsdp and row.fsdp < ranks else 0
-        return {"zero": 3, "shard": shard}
+        return {"zero": 3, "shard": shard * options["cp"]}
     if sharded and options.get("zero") == 3:
-        return {"shard": row.fsdp if row.fsdp and row.fsdp < ranks else 0}
+        return {"shard": shard * options["cp"]}
     if text.startswith("no"):
         return {"zero": 0}
     if text.startswith(("yes", "zero-1", "distributed")) and options.get("zero") == 0:

@@ -273,7 +273,9 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
     groups = {name: _by(scored, key) for name, key in groupings.items()}
     other = [r for r in timed if r not in headline and r.predicted_step_s is not None]
     groups["outside the headline"] = _by(other, lambda r: f"tier {r.tier}, {r.phase}", "predicted_step_s")
-    with_memory = [r for r in rows if r.published_memory_bytes and r.predicted_memory_bytes]
+    with_memory = [
+        r for r in rows if r.published_memory_bytes and r.predicted_memory_bytes and r.tier in ("A", "B")
+    ]
     memory = []
     for publisher in sorted({r.publisher for r in with_memory}):
         signed = np.array(
