@@ -28,6 +28,8 @@ Event = dict[str, object]
 # More rows than this make a trace that no viewer opens in comfort; the most interesting ones are shown then.
 MOST_ROWS = 256
 MOST_LINKS = 32
+# Process numbers: viewers take a thread of its process's number for the main thread, so these stay clear of streams.
+STEP_PID, LINK_PID, RANK_PID = 100, 101, 1000
 _SENDS = (b.K_SEND_FORWARD, b.K_SEND_BACKWARD)
 _PASSES = {
     b.K_FORWARD, b.K_BACKWARD, b.K_INPUT, b.K_WEIGHT, b.K_PAIRED_FORWARD, b.K_PAIRED_BACKWARD, b.K_RECOMPUTE,
@@ -78,7 +80,7 @@ def trace_events(
     visible = np.zeros(graph.num_ranks, dtype=bool)
     visible[shown] = True
     names: list[Event] = []
-    names += _name(0, 0, "step", ["phases", "critical path"])
+    names += _name(STEP_PID, 0, "step", ["phases", "critical path"])
     for row in shown:
         device = int(unfolded.device(row)) if unfolded else row
         stage = row % graph.num_stages
@@ -86,7 +88,7 @@ def trace_events(
             costs.ranks_per_stage if unfolded is None else int(unfolded.multiplicity[row // graph.num_stages])
         )
         label = f"stage {stage}, rank {device}" + (f" and {copies - 1} like it" if copies > 1 else "")
-        names += _name(row + 1, row + 1, label, list(b.STREAMS))
+        names += _name(RANK_PID + row, row + 1, label, list(b.STREAMS))
     events: list[Event] = []
     events += _phases(timeline, costs)
     tasks = np.flatnonzero(
@@ -98,8 +100,8 @@ def trace_events(
     events += _memory(memory_profile(timeline, costs), shown)
     events += _busy_links(timeline, shown)
     if network is not None:
-        names += _name(graph.num_ranks + 1, graph.num_ranks + 1, "links", [])
-        events += _link_rates(timeline, network, graph.num_ranks + 1)
+        names += _name(LINK_PID, graph.num_ranks + 1, "links", [])
+        events += _link_rates(timeline, network, LINK_PID)
     events.sort(key=_order)
     return names + events
 
@@ -146,7 +148,7 @@ def _slices(timeline: Timeline, costs: PipelineCosts, i: int) -> Iterator[Event]
     start, end = _ns(timeline.start_s[i]), _ns(timeline.end_s[i])
     if end <= start:
         return
-    pid, tid = int(graph.rank[i]) + 1, int(graph.stream[i]) + 1
+    pid, tid = RANK_PID + int(graph.rank[i]), int(graph.stream[i]) + 1
     name = _TITLES[kind] + (f" {mb}" if mb >= 0 else "")
     args: dict[str, object] = {"kind": kind, "chunk": chunk}
     if mb >= 0:
@@ -208,13 +210,13 @@ def _phases(timeline: Timeline, costs: PipelineCosts) -> Iterator[Event]:
     titles = ["warm-up", "steady", "cool-down", "gradients and optimizer"]
     for title, a, z in zip(titles, marks, marks[1:], strict=False):
         if _ns(z) > _ns(a):
-            yield _slice(0, 1, title, "phase", _ns(a), _ns(z), {})
+            yield _slice(STEP_PID, 1, title, "phase", _ns(a), _ns(z), {})
     for i in critical_path(timeline, costs).tasks.tolist():
         a, z = _ns(timeline.start_s[i]), _ns(timeline.end_s[i])
         if z > a:
             kind, mb = b.KINDS[graph.kind[i]], int(graph.microbatch[i])
             name = f"rank {int(graph.rank[i])}: {_TITLES[kind]}" + (f" {mb}" if mb >= 0 else "")
-            yield _slice(0, 2, name, "critical path", a, z, {"kind": kind})
+            yield _slice(STEP_PID, 2, name, "critical path", a, z, {"kind": kind})
 
 
 def _flows(timeline: Timeline, visible: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Iterator[Event]:
@@ -239,19 +241,24 @@ def _flows(timeline: Timeline, visible: np.ndarray[tuple[int, ...], np.dtype[np.
         for i in joined.tolist():
             source[i] = behind[int(source[i])]
         mask = hands_over[source] & (graph.rank[source] != graph.rank) & (copies[source] == copies)
-        mask &= drawn & drawn[source] & visible[graph.rank] & visible[graph.rank[source]]
+        mask &= (
+            drawn
+            & drawn[source]
+            & (graph.stream == b.S_COMPUTE)
+            & visible[graph.rank]
+            & visible[graph.rank[source]]
+        )
         for i in np.flatnonzero(mask).tolist():
             k = int(source[i])
             number += 1
             name = "activations" if graph.kind[i] in (b.K_FORWARD, b.K_PAIRED_FORWARD) else "gradients"
-            common: Event = {"name": name, "cat": "transfer", "id": number}
-            yield common | {
-                "ph": "s", "pid": int(graph.rank[k]) + 1, "tid": int(graph.stream[k]) + 1, "ts": _us(int(starts[k])),
-            }  # fmt: skip
-            yield common | {
-                "ph": "f", "bp": "e", "pid": int(graph.rank[i]) + 1, "tid": int(graph.stream[i]) + 1,
-                "ts": _us(int(starts[i])),
-            }  # fmt: skip
+            for phase, task in (("s", k), ("f", i)):
+                event: Event = {"ph": phase, "name": name, "cat": "transfer", "id": number}
+                if phase == "f":
+                    event["bp"] = "e"
+                event["pid"], event["tid"] = RANK_PID + int(graph.rank[task]), int(graph.stream[task]) + 1
+                event["ts"] = _us(int(starts[task]))
+                yield event
 
 
 def _counter(pid: int, name: str, at_ns: int, value: float, unit: str) -> Event:
@@ -266,7 +273,7 @@ def _memory(profile: MemoryProfile, rows: Sequence[int]) -> Iterator[Event]:
         at = np.array([_ns(t) for t in times])
         last = np.append(np.flatnonzero(np.diff(at)), len(at) - 1)
         for i in last.tolist():
-            yield _counter(row + 1, "memory", int(at[i]), round(float(held[i]) / 1e9, 6), "GB")
+            yield _counter(RANK_PID + row, "memory", int(at[i]), round(float(held[i]) / 1e9, 6), "GB")
 
 
 def _busy_links(timeline: Timeline, rows: Sequence[int]) -> Iterator[Event]:
@@ -284,9 +291,9 @@ def _busy_links(timeline: Timeline, rows: Sequence[int]) -> Iterator[Event]:
         change = np.repeat([1, -1], len(mine))
         moments, index = np.unique(at, return_inverse=True)
         level = np.cumsum(np.bincount(index, weights=change))
-        yield _counter(row + 1, "busy links", 0, 0.0, "streams")
+        yield _counter(RANK_PID + row, "busy links", 0, 0.0, "streams")
         for moment, value in zip(moments.tolist(), level.tolist(), strict=True):
-            yield _counter(row + 1, "busy links", moment, value, "streams")
+            yield _counter(RANK_PID + row, "busy links", moment, value, "streams")
 
 
 def _link_rates(timeline: Timeline, network: Network, pid: int) -> Iterator[Event]:

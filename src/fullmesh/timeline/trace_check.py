@@ -12,8 +12,8 @@ _SAME_US = 5e-4
 def check_trace(document: Mapping[str, object]) -> list[str]:
     """What is wrong with a trace; nothing if all is well.
 
-    Checked are: required fields and their types, order by time, slices of a thread that only nest, arrows that begin and
-    end inside a slice and never point back in time, counters that are numbers, a name for every process and thread.
+    Checked are: required fields and their types, order by time, slices of a thread that only nest, arrows that begin
+    and end inside a slice and never point back in time, counters that are numbers, a name for every process and thread.
     """
     events = document.get("traceEvents")
     if not isinstance(events, list):
