@@ -195,10 +195,10 @@ def unfold(
 
     Notes
     -----
-    Blocks without anything unusual are one copy. A block whose slowest device is the same for computation and for
-    communication is one copy with those factors, which is exact; otherwise all of its devices get a copy. Jitter
-    needs every device; where that would exceed ``MOST_TASKS``, blocks draw the largest factor of their devices for
-    every pass, which can only overestimate, and ``exact`` is false.
+    Blocks without anything unusual are one copy. A block in which one device is the slowest at everything (on each
+    stage, if none is slow to send) is one copy with its factors, which is exact; otherwise all of its devices get a
+    copy. Jitter needs every device. Where that would exceed ``MOST_TASKS``, blocks take the largest factor of their
+    devices for every task, which can only overestimate, and ``exact`` is false.
 
     Raises
     ------
@@ -221,41 +221,17 @@ def unfold(
         send[0, low // r, low % r] *= factor
         send[1, high // r, high % r] *= factor
 
-    normal = (compute == 1).all(axis=0) & (comm == 1).all(axis=0) & (send == 1).all(axis=(0, 1))
-    blocks = normal.reshape(-1, g).all(axis=1)
-    exact = True
-    width = 1
+    exact, width = True, 1
     if every_rank or (what.jitter and len(graph) * r * 1.5 < MOST_TASKS):
         member = np.arange(r)
-        block = member // g
         multiplicity = np.ones(r, dtype=np.int64)
     elif what.jitter:
-        member = np.arange(0, r, g)
-        block, multiplicity = member // g, np.full(len(member), g)
-        compute, comm = (x.reshape(p, -1, g).max(axis=2).repeat(g, axis=1) for x in (compute, comm))
-        send = send.reshape(2, p, -1, g).max(axis=3).repeat(g, axis=2)
+        member, multiplicity = np.arange(0, r, g), np.full(r // g, g)
+        compute, comm, send = _slowest(compute, g), _slowest(comm, g), _slowest(send, g)
         exact, width = False, g
     else:
-        members: list[int] = []
-        counts: list[int] = []
-        if blocks.any():
-            members.append(int(np.flatnonzero(blocks)[0]) * g)
-            counts.append(int(blocks.sum()) * g)
-        for i in np.flatnonzero(~blocks):
-            devices = np.arange(i * g, i * g + g)
-            # one device that is the slowest in everything stands for its block
-            scores = np.concatenate(
-                [compute[:, devices], comm[:, devices], send[:, :, devices].reshape(2 * p, g)]
-            )
-            worst = np.flatnonzero((scores == scores.max(axis=1, keepdims=True)).all(axis=0))
-            if len(worst) and scores.min() >= 1.0:
-                members.append(int(devices[worst[0]]))
-                counts.append(g)
-            else:
-                members += devices.tolist()
-                counts += [1] * g
-        member, multiplicity = np.array(members), np.array(counts)
-        block = member // g
+        member, multiplicity, compute, comm, send, exact = _fold(compute, comm, send, g, len(graph))
+    block = member // g
     jitter = what.jitter
     couple = np.zeros(len(graph), dtype=np.int8)
     if g > 1:
@@ -276,7 +252,7 @@ def unfold(
         )
     columns = unfold_tasks(
         graph.kind, graph.stream, graph.rank, graph.chunk, graph.microbatch, graph.pred, graph.duration_s,
-        communication_part(graph, costs), couple, block, compute[:, member], comm[:, member], send[:, :, member],
+        communication_part(graph, costs), couple, block, compute, comm, send,
         member, -1 if jitter is None else DISTRIBUTIONS.index(jitter.distribution),
         0.0 if jitter is None else jitter.cv, 0 if jitter is None else jitter.seed, width, p, total,
     )  # fmt: skip
@@ -293,6 +269,54 @@ def unfold(
         num_stages=p,
     )
     return Unfolded(graph=unfolded, member=member, multiplicity=multiplicity, exact=exact, ranks_per_stage=r)
+
+
+def _slowest(factors: Floats, g: int) -> Floats:
+    """Largest factor of each block, shape (..., blocks)."""
+    out: Floats = factors.reshape(*factors.shape[:-1], -1, g).max(axis=-1)
+    return out
+
+
+def _fold(
+    compute: Floats, comm: Floats, send: Floats, g: int, num_tasks: int
+) -> tuple[Ints, Ints, Floats, Floats, Floats, bool]:
+    """Copies that are enough: one for all usual blocks, one or all devices for each unusual one."""
+    p, r = compute.shape
+    scores = np.concatenate([compute[None], comm[None], send]).reshape(4, p, -1, g)
+    highest = scores.max(axis=3, keepdims=True)
+    worst = (scores == highest).all(axis=0)
+    # Passes of a block begin together unless its devices send at different speeds. Then a stage may have a slowest
+    # device of its own; else it must be the same one throughout, as a late start and a long pass need not coincide.
+    together = (scores[1:] == highest[1:]).all(axis=(0, 1, 3))
+    one_is_worst = np.where(together, worst.any(axis=2).all(axis=0), worst.all(axis=0).any(axis=1))
+    usual = (scores == 1.0).all(axis=(0, 1, 3))
+    members: list[Ints] = []
+    counts: list[Ints] = []
+    columns: list[Floats] = []
+    exact = True
+
+    def single(i: int, count: int) -> None:
+        # the device that is unusual gives the copy its number
+        odd = np.flatnonzero((scores[:, :, i] != 1.0).any(axis=(0, 1)))
+        members.append(np.array([i * g + (int(odd[0]) if len(odd) else 0)]))
+        counts.append(np.array([count]))
+        columns.append(highest[:, :, i])
+
+    if usual.any():
+        single(int(np.flatnonzero(usual)[0]), int(usual.sum()) * g)
+    for i in np.flatnonzero(~usual).tolist():
+        if one_is_worst[i]:
+            single(i, g)
+        elif num_tasks * g * 1.5 > MOST_TASKS:
+            single(i, g)
+            exact = False
+        else:
+            members.append(np.arange(i * g, i * g + g))
+            counts.append(np.ones(g, dtype=np.int64))
+            columns.append(scores[:, :, i])
+    factors = np.concatenate(columns, axis=2)
+    assert sum(int(c.sum()) for c in counts) == r
+    return np.concatenate(members), np.concatenate(counts), factors[0], factors[1], factors[2:], exact
 
 
 def _check(what: Perturbation, p: int, r: int) -> None:
