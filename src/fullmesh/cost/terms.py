@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fullmesh.machine import Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plans
 from fullmesh.plan.types import PRECISIONS
+from fullmesh.workload import Attention, LatentAttention, LinearAttention, Mamba2, ModelSpec
 
 Floats = npt.NDArray[np.float64]
 Model = Literal["step", "memory"]
@@ -75,9 +76,22 @@ class Setting:
     graph: str
     compiled: str
     dispatcher: str
+    architecture: str
 
 
-def settings_of(machine: Machine, plans: Plans) -> tuple[tuple[Setting, ...], npt.NDArray[np.intp]]:
+def architecture_of(model: ModelSpec) -> str:
+    """Class of layers whose kernels differ: ``mla``, ``sinks`` (attention sinks, biased experts), ``hybrid``, ``gqa``."""
+    mixers = [layer.mixer for layer in dict.fromkeys(model.layers)]
+    if any(isinstance(m, Mamba2 | LinearAttention) for m in mixers):
+        return "hybrid"
+    if any(isinstance(m, LatentAttention) for m in mixers):
+        return "mla"
+    if any(isinstance(m, Attention) and m.sinks for m in mixers):
+        return "sinks"
+    return "gqa"
+
+
+def settings_of(model: ModelSpec, machine: Machine, plans: Plans) -> tuple[tuple[Setting, ...], npt.NDArray[np.intp]]:
     """The distinct settings of the plans, and which one each plan has."""
     keys = np.stack(
         [
@@ -100,6 +114,7 @@ def settings_of(machine: Machine, plans: Plans) -> tuple[tuple[Setting, ...], np
             graph=CUDA_GRAPHS[int(plans.cuda_graph[i])],
             compiled="compiled" if plans.compiled[i] else "eager",
             dispatcher=DISPATCHERS[int(plans.dispatcher[i])],
+            architecture=architecture_of(model),
         )
         for i in first
     )

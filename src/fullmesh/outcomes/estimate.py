@@ -60,7 +60,7 @@ def evaluate(model: ModelSpec, machine: Machine, plans: Plans, *, distinct: bool
         The chip has no such precision.
     """
     stages = stage_table(model, machine, plans, distinct=distinct)
-    settings, index = settings_of(machine, plans)
+    settings, index = settings_of(model, machine, plans)
     effects = load_effects()
     times = step_time(stages, plans, effects.table("step", settings, index))
     ledger = memory_ledger(model, stages, plans, effects.table("memory", settings, index))

@@ -128,7 +128,7 @@ def _group(cases: Sequence[Case], members: list[int]) -> CaseGroup:
     plans: list[Plan] = [cases[i].plan for i in members]
     columns = Plans.of(plans)
     model, machine = cases[members[0]].model, cases[members[0]].machine
-    settings, index = settings_of(machine, columns)
+    settings, index = settings_of(model, machine, columns)
     return CaseGroup(
         model=model,
         machine=machine,
