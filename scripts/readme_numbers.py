@@ -1,8 +1,9 @@
 """Writes the marked figures of README.md, README.zh-CN.md and docs/ again, from what the program prints today.
 
-A figure stands between ``<!--=KEY-->`` and ``<!--/-->``; a block between ``<!--=compare:LANG-->`` or
-``<!--=groups: HEADER CELLS-->`` and ``<!--/-->``. Keys are listed by ``--keys``. Run it after any change of a profile, a
-fact or a model: ``python scripts/readme_numbers.py`` (``make numbers``); ``--check`` only says what would change.
+A figure stands between ``<!--=KEY-->`` and ``<!--/-->``; so does a block: ``compare:LANG`` (a printed comparison),
+``groups: HEADER CELLS`` (errors by chip and model), ``options:COMMAND`` (a command's options). ``--keys`` lists all.
+Run it after any change of a profile, a fact, a model or an option: ``python scripts/readme_numbers.py``
+(``make numbers``); ``--check`` only says what would change.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
+
 ROOT = Path(__file__).resolve().parent.parent
 MARK = re.compile(r"<!--=(?P<key>[^>]*?)-->(?P<text>.*?)<!--/-->", re.DOTALL)
 MODEL, MACHINES = "deepseek-v3", "cloudmatrix384,gb200-nvl72,h200"
 EXAMPLE = "docs/examples/deepseek-v3-cloudmatrix384.toml"
+TYPE_NAMES = {"integer range": "INTEGER", "float range": "FLOAT", "datetime": "YYYY-MM-DD"}
 SHORT = {"cm": "cloudmatrix384", "gb": "gb200-nvl72", "h200": "dgx-h200"}
 
 
@@ -176,6 +180,57 @@ def groups_block(key: str, summary: dict[str, Any]) -> str:
     return "\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n\n"
 
 
+def find_command(name: str) -> click.Command:
+    """A command of the command line, ``calibrate here`` for one inside a group."""
+    from fullmesh.cli.main import cli
+
+    command: click.Command = cli
+    for part in name.split():
+        assert isinstance(command, click.Group), name
+        found = command.get_command(click.Context(command), part)
+        if found is None:
+            raise KeyError(name)
+        command = found
+    return command
+
+
+def commands() -> list[str]:
+    """Every command that can be called, groups and what is in them."""
+    from fullmesh.cli.main import COMMANDS
+
+    out = []
+    for name in COMMANDS:
+        out.append(name)
+        command = find_command(name)
+        if isinstance(command, click.Group):
+            out += [f"{name} {inner}" for inner in command.list_commands(click.Context(command))]
+    return out
+
+
+def options_block(name: str) -> str:
+    """The options of a command as a table."""
+    command = find_command(name)
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for parameter in command.params:
+        if not isinstance(parameter, click.Option):
+            continue
+        kind = parameter.type
+        word = "" if parameter.is_flag else " " + (parameter.metavar or "").strip()
+        if not parameter.is_flag and not parameter.metavar:
+            word = " " + (
+                "|".join(kind.choices)
+                if isinstance(kind, click.Choice)
+                else TYPE_NAMES.get(kind.name, kind.name.upper())
+            )
+        shown = parameter.default if parameter.show_default and not parameter.is_flag else None
+        default = "" if callable(shown) or shown is None else f"`{shown}`"
+        if parameter.required:
+            default = "required"
+        text = f"`{parameter.opts[0]}{word.replace('|', chr(92) + '|')}`"
+        rows.append(f"| {text} | {default} | {(parameter.help or '').strip()} |")
+    return "\n\n" + "\n".join(rows) + "\n\n"
+
+
 def collect(validation: Path | None = None) -> Callable[[str], str]:
     """What each key stands for today; raises KeyError for a key that does not exist."""
     if validation is None:
@@ -194,11 +249,18 @@ def collect(validation: Path | None = None) -> Callable[[str], str]:
     }
 
     def value(key: str) -> str:
+        if key.startswith("options:"):
+            return options_block(key.partition(":")[2])
         if key.startswith("groups:"):
             return groups_block(key, summary)
         return blocks[key] if key in blocks else figures[key]
 
-    value.keys = [*blocks, "groups: HEADER", *sorted(figures)]  # type: ignore[attr-defined]
+    value.keys = [
+        *blocks,
+        "groups: HEADER CELLS",
+        *(f"options:{name}" for name in commands()),
+        *sorted(figures),
+    ]  # type: ignore[attr-defined]
     return value
 
 
