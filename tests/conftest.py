@@ -1,8 +1,45 @@
-"""What every test starts from: no terminal settings of the shell, none that parallel workers set for themselves."""
+"""What tests share: no terminal settings of the shell, the command line in this process, the report on the results."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import pytest
+
+if TYPE_CHECKING:
+    from fullmesh.validate.score import Report
+
+# settings of the shell, and those that parallel workers set for themselves
 for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
     os.environ.pop(name, None)
+
+CommandLine = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Run ``fullmesh ARGS`` and return exit code, standard output and standard error."""
+    from fullmesh.cli import main as cli_main
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fullmesh", *args])
+        code = 0
+        try:
+            cli_main.main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shipped_report() -> Report:
+    """The report on the shipped table; it is made once."""
+    from fullmesh.validate.score import score
+
+    return score()
