@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from fullmesh.timeline import build as b
-from fullmesh.timeline import kernels
+from fullmesh.timeline import kernels, kernels_shared
 from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
-from fullmesh.timeline.engines import Contention, Network, replay, replay_many
+from fullmesh.timeline.engines import Contention, Network, replay_many
 from fullmesh.timeline.graph import TaskGraph
 from fullmesh.timeline.perturb import Jitter, Perturbation
 from fullmesh.timeline.schedules import build_graph
@@ -125,11 +125,23 @@ def engine_seconds(costs: PipelineCosts) -> dict[str, float]:
 
 
 def kernel_time(graph: TaskGraph, contention: Contention, network: Network | None) -> float:
-    """Best seconds of the engine alone, as the replay reports them (wall clock)."""
-    engine = "fabric" if network else "contention"
-    return min(
-        replay(graph, engine, contention=contention, network=network).engine_s for _ in range(RUNS + 1)
-    )
+    """Best process time of the engine with rates."""
+    n = len(graph)
+    ptr, succ, need = kernels.successors(graph.pred)
+    start, end = np.empty(n), np.empty(n)
+    route_of, work = np.zeros(0, np.int32), graph.duration_s
+    net = (np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
+    if network is not None:
+        route_of = network.route_of
+        work = np.where(route_of >= 0, network.bytes, graph.duration_s)
+        net = (network.link_bytes_per_s, network.route_ptr, network.route_link, network.route_weight)
+    slow = contention.column("compute"), contention.column("communication")
+    return best(
+        lambda: kernels_shared.shared(
+            graph.kind, graph.stream, graph.rank, work, ptr, succ, need, graph.num_ranks, *slow, route_of, net,
+            start, end,
+        )
+    )  # fmt: skip
 
 
 def deepseek_like() -> PipelineCosts:

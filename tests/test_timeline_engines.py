@@ -13,8 +13,9 @@ from fullmesh.errors import ScenarioError
 from fullmesh.timeline import build as b
 from fullmesh.timeline import reference
 from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
-from fullmesh.timeline.engines import Contention, Network, replay, replay_many
+from fullmesh.timeline.engines import Contention, Network, network_over, replay, replay_many, sends_of
 from fullmesh.timeline.graph import TaskGraph
+from fullmesh.timeline.perturb import unfold
 from fullmesh.timeline.schedules import build_graph
 
 
@@ -161,6 +162,47 @@ def test_shared_links_equal_their_twin(seed: int) -> None:
     )
     np.testing.assert_allclose(timeline.end_s, twin, rtol=1e-9)
     assert timeline.step_s > replay(graph).step_s
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "dualpipe", "zb-v"])
+def test_sends_name_both_ends(schedule: str) -> None:
+    costs = even_costs(schedule, 4, 12, num_virtual=2 if schedule == "interleaved" else 1, send_s=0.05)
+    costs = dataclasses.replace(costs, param_gather_s=np.full(costs.num_chunks, 0.1))
+    graph = build_graph(costs)
+    tasks, source, target = sends_of(graph)
+    sends = np.isin(graph.kind, (b.K_SEND_FORWARD, b.K_SEND_BACKWARD))
+    np.testing.assert_array_equal(tasks, np.flatnonzero(sends))
+    ring = schedule == "interleaved"
+    assert set(np.abs(source - target).tolist()) <= ({1, 3} if ring else {1})
+
+
+def test_sends_of_many_pipelines_share_what_they_cross() -> None:
+    base = even_costs("1f1b", 4, 16, send_s=0.02)
+    costs = dataclasses.replace(base, ranks_per_stage=4)
+    graph = unfold(build_graph(costs), costs, every_rank=True).graph
+    tasks, source, target = sends_of(graph)
+    # every pair of rows is a route of its own over one link that all of them share
+    pairs, route = np.unique(np.stack([source, target]), axis=1, return_inverse=True)
+    rate = 1e9
+
+    def step(shared_bytes_per_s: float) -> float:
+        num = pairs.shape[1]
+        link = np.column_stack([np.arange(num), np.full(num, num)]).astype(np.int32).ravel()
+        net = network_over(
+            graph,
+            tasks,
+            route.ravel(),
+            graph.duration_s[tasks] * rate,
+            link_bytes_per_s=np.append(np.full(num, rate), shared_bytes_per_s),
+            route_ptr=2 * np.arange(num + 1),
+            route_link=link,
+            route_weight=np.ones(2 * num),
+        )
+        return replay(graph, network=net).step_s
+
+    alone = replay(graph).step_s
+    assert step(1e12) == pytest.approx(alone)
+    assert step(2e9) > step(8e9) >= alone * (1 - 1e-12)
 
 
 def test_many_variants_at_once_equal_single_runs() -> None:

@@ -270,6 +270,19 @@ def test_summary_has_the_promised_fields_and_repeats() -> None:
     assert plain["engine"] == "maxplus"
 
 
+def test_differences_from_the_closed_form_are_explained() -> None:
+    plain = simulate(plan())
+    relative, causes = plain.why_different()
+    assert abs(relative) < 0.02
+    slow = simulate(plan(), perturbation=Perturbation(stragglers={2: 1.2}))
+    relative, causes = slow.why_different()
+    assert relative < -0.05
+    assert causes[0][0] == "ranks that differ"
+    bucketed = dataclasses.replace(plan(), grad_buckets=4)
+    held = simulate(bucketed, contention=Contention(compute={"reduce": 3.0}, communication={"reduce": 2.0}))
+    assert held.why_different()[1][0][0] == "links or computation that transfers share"
+
+
 def test_a_table_is_simulated_without_a_closed_form() -> None:
     table = (("F0", "F1", "B0", "B1"), ("F0", "B0", "F1", "B1"))
     costs = dataclasses.replace(even_costs("1f1b", 2, 2), schedule="table", table=table)

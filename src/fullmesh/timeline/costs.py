@@ -107,6 +107,8 @@ class PipelineCosts:
         Devices that each stage stands for.
     lockstep_ranks : int
         Neighbouring devices of a stage that exchange within every pass (tensor, context, expert parallel).
+    tiers : tuple of (str, str)
+        Fabric tier that a stream (``tp``, ``ep``, ``send forward`` ...) runs over, for the names in traces.
     table : tuple of tuple of str
         With ``schedule="table"``: one row of operations a rank, see :func:`fullmesh.timeline.schedules.parse_table`.
 
@@ -148,6 +150,7 @@ class PipelineCosts:
     static_bytes: Floats | None = None
     ranks_per_stage: int = 1
     lockstep_ranks: int = 1
+    tiers: tuple[tuple[str, str], ...] = ()
     table: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.errors import ScenarioError, did_you_mean
-from fullmesh.timeline import kernels
-from fullmesh.timeline.build import STREAMS
+from fullmesh.timeline import kernels, kernels_shared
+from fullmesh.timeline.build import K_JOIN, K_SEND_BACKWARD, K_SEND_FORWARD, STREAMS
 from fullmesh.timeline.graph import Floats, Ids, TaskGraph
 
 ENGINES = ("maxplus", "event", "contention", "fabric")
@@ -77,6 +77,55 @@ class Network:
     route_weight: Floats
     route_of: Ids
     bytes: Floats
+
+
+def sends_of(graph: TaskGraph) -> tuple[npt.NDArray[np.int64], Ids, Ids]:
+    """All sends between stages: their task numbers, the row that sends and the row that receives."""
+    sends = np.isin(graph.kind, (K_SEND_FORWARD, K_SEND_BACKWARD))
+    target = np.full(len(graph), -1, np.int32)
+    for joined in (True, False):
+        for j in range(3):
+            source = graph.pred[:, j]
+            other = graph.rank[source] != graph.rank
+            used = np.flatnonzero(sends[source] & other & ((graph.kind == K_JOIN) == joined))
+            target[source[used]] = graph.rank[used]
+    tasks = np.flatnonzero(sends & (target >= 0))
+    return tasks, graph.rank[tasks], target[tasks]
+
+
+def network_over(
+    graph: TaskGraph,
+    tasks: npt.NDArray[np.int64],
+    route: npt.NDArray[np.int64],
+    num_bytes: Floats,
+    *,
+    link_bytes_per_s: Floats,
+    route_ptr: npt.NDArray[np.int64],
+    route_link: Ids,
+    route_weight: Floats,
+) -> Network:
+    """Put tasks on routes, as :mod:`fullmesh.fabric.coupling` gives them for a wired machine.
+
+    Parameters
+    ----------
+    tasks : int array, shape (T,)
+        Tasks that share links; all others keep their durations.
+    route : int array, shape (T,)
+        Route of each.
+    num_bytes : float array, shape (T,)
+    """
+    route_of = np.full(len(graph), -1, np.int32)
+    route_of[tasks] = route
+    amount = np.zeros(len(graph))
+    amount[tasks] = num_bytes
+    return Network(
+        link_bytes_per_s=np.ascontiguousarray(link_bytes_per_s, np.float64),
+        route_ptr=np.ascontiguousarray(route_ptr, np.int64),
+        route_link=np.ascontiguousarray(route_link, np.int32),
+        route_weight=np.ascontiguousarray(route_weight, np.float64),
+        route_of=route_of,
+        bytes=amount,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +217,7 @@ def replay(
                 net = (
                     network.link_bytes_per_s, network.route_ptr, network.route_link, network.route_weight,
                 )  # fmt: skip
-            ran, solves = kernels.shared(
+            ran, solves = kernels_shared.shared(
                 graph.kind, graph.stream, graph.rank, work, ptr, succ, need, graph.num_ranks,
                 slow.column("compute"), slow.column("communication"), route_of, net, start, end,
             )  # fmt: skip

@@ -18,7 +18,7 @@ from fullmesh.timeline.memory import MemoryProfile, memory_profile
 from fullmesh.timeline.perturb import Perturbation, Unfolded, unfold
 from fullmesh.timeline.profile import OperatorDifference, Profile, compare_operators, lay_under
 from fullmesh.timeline.schedules import build_graph
-from fullmesh.timeline.step_form import closed_form_step_s, why_different
+from fullmesh.timeline.step_form import NOTABLE, closed_form_step_s, why_different
 from fullmesh.timeline.trace import document, trace_events, write_json
 
 
@@ -59,8 +59,25 @@ class Simulation:
         return self.timeline.step_s
 
     def why_different(self) -> tuple[float, list[tuple[str, float]]]:
-        """Closed form over replay less one for the plan without contention or stragglers, and what that is due to."""
-        return why_different(self.costs)
+        """Closed form over this replay less one, and what that is due to.
+
+        What the closed form does not know at all (ranks that differ, slowdown, shared links) comes first; the rest is
+        the plan's own, see :func:`fullmesh.timeline.step_form.why_different`. Shares are of this step.
+        """
+        if self.closed_form_step_s is None:
+            return float("nan"), [("a schedule given as a table has no closed form", float("nan"))]
+        relative = self.closed_form_step_s / self.step_s - 1.0
+        _, causes = why_different(self.costs)
+        plain = replay(build_graph(self.costs)).step_s
+        uneven = replay(self.unfolded.graph).step_s
+        causes = [(name, share * plain / self.step_s) for name, share in causes]
+        for name, seconds in (
+            ("links or computation that transfers share", self.step_s - uneven),
+            ("ranks that differ", uneven - plain),
+        ):
+            if abs(seconds) > NOTABLE * self.step_s:
+                causes.insert(0, (name, seconds / self.step_s))
+        return relative, causes
 
     def summary(self) -> dict[str, object]:
         """The figures of ``fullmesh simulate --json``; only ``engine_s`` and ``build_s`` differ between equal runs."""

@@ -26,7 +26,7 @@ from fullmesh.timeline.perturb import Unfolded
 Event = dict[str, object]
 
 # More rows than this make a trace that no viewer opens in comfort; the most interesting ones are shown then.
-MOST_ROWS = 256
+MOST_ROWS = 64
 MOST_LINKS = 32
 # Process numbers: viewers take a thread of its process's number for the main thread, so these stay clear of streams.
 STEP_PID, LINK_PID, RANK_PID = 100, 101, 1000
@@ -70,16 +70,19 @@ def trace_events(
     network : Network, optional
         Adds counters of the busiest links.
     rows : sequence of int, optional
-        Rows of the graph to show; by default all, or the first ``MOST_ROWS``.
+        Rows of the graph to show; by default all, or whole pipelines up to ``MOST_ROWS``, those on the critical path
+        first.
     """
     graph = timeline.graph
-    shown = list(range(min(graph.num_ranks, MOST_ROWS))) if rows is None else list(rows)
+    shown = _worth_showing(timeline, costs) if rows is None else list(rows)
     for row in shown:
         if not 0 <= row < graph.num_ranks:
             raise ScenarioError(f"the timeline has no row {row}", expected=f"0 to {graph.num_ranks - 1}")
     visible = np.zeros(graph.num_ranks, dtype=bool)
     visible[shown] = True
     names: list[Event] = []
+    tiers = dict(costs.tiers)
+    streams = [f"{stream} ({tiers[stream]})" if stream in tiers else stream for stream in b.STREAMS]
     names += _name(STEP_PID, 0, "step", ["phases", "critical path"])
     for row in shown:
         device = int(unfolded.device(row)) if unfolded else row
@@ -88,7 +91,7 @@ def trace_events(
             costs.ranks_per_stage if unfolded is None else int(unfolded.multiplicity[row // graph.num_stages])
         )
         label = f"stage {stage}, rank {device}" + (f" and {copies - 1} like it" if copies > 1 else "")
-        names += _name(RANK_PID + row, row + 1, label, list(b.STREAMS))
+        names += _name(RANK_PID + row, row + 1, label, streams)
     events: list[Event] = []
     events += _phases(timeline, costs)
     tasks = np.flatnonzero(
@@ -104,6 +107,19 @@ def trace_events(
         events += _link_rates(timeline, network, LINK_PID)
     events.sort(key=_order)
     return names + events
+
+
+def _worth_showing(timeline: Timeline, costs: PipelineCosts) -> list[int]:
+    graph = timeline.graph
+    if graph.num_ranks <= MOST_ROWS:
+        return list(range(graph.num_ranks))
+    p = graph.num_stages
+    path = critical_path(timeline, costs).tasks
+    copies = np.bincount(
+        graph.rank[path] // p, weights=timeline.taken_s[path], minlength=graph.num_ranks // p
+    )
+    chosen = np.sort(np.argsort(-copies, kind="stable")[: max(MOST_ROWS // p, 1)])
+    return [int(copy) * p + stage for copy in chosen for stage in range(p)]
 
 
 def _order(event: Event) -> tuple[float, float, int]:
