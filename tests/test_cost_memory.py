@@ -246,7 +246,7 @@ def test_used_covers_reserved_covers_allocated_covers_its_parts(plans: list[Plan
     model = load_model(name)
     columns = Plans.of(plans)
     stages = stage_table(model, H100, columns)
-    keys, index = settings_of(H100, columns)
+    keys, index = settings_of(model, H100, columns)
     found = memory_ledger(model, stages, columns, load_effects().table("memory", keys, index))
     parts = [getattr(found, f.name) for f in dataclasses.fields(found)][:-3]
     assert all((p >= 0).all() for p in parts)

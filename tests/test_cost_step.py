@@ -390,7 +390,7 @@ def test_a_release_scales_the_whole_step() -> None:
 def test_stage_time_is_what_the_step_adds_up() -> None:
     plans = Plans.of([Plan(tp=2, pp=2, dp=2, ep=2, gbs=16)])
     stages = stage_table(SPARSE, H100, plans, distinct=False)
-    keys, index = settings_of(H100, plans)
+    keys, index = settings_of(SPARSE, H100, plans)
     table = load_effects().table("step", keys, index)
     t = stage_time(stages, plans, table)
     parts = t.linear + t.expert + t.attention + t.scan + t.memory + t.route + t.recompute
