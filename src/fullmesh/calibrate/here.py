@@ -10,7 +10,7 @@ import datetime
 import functools
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ class HereProfile:
     provenance : mapping of str to str
         Versions and host.
     laws : tuple of Law
+    turn_s : mapping of str to float
+        By column and phase (``device.forward``): what an operator takes beyond its law where others run before it,
+        as in a model, instead of the same one.
     all_reduce : Law or None
         By bytes, over two processes; None where two processes cannot run.
     all_reduce_reason : str
@@ -69,6 +72,7 @@ class HereProfile:
     measured_on: str
     provenance: dict[str, str]
     laws: tuple[Law, ...]
+    turn_s: dict[str, float]
     all_reduce: Law | None
     all_reduce_reason: str
     sharing: dict[str, float]
@@ -81,11 +85,7 @@ class HereProfile:
         KeyError
             The operator was not measured.
         """
-        table = _index(self.laws)
-        if (operator, "forward", column) not in table:
-            raise KeyError(operator)
-        law = table.get((operator, phase, column))
-        return np.zeros(np.broadcast(*sizes).shape) if law is None else law.seconds(*sizes)
+        return _seconds(self.laws, self.turn_s, operator, phase, column, sizes)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; :func:`profile_from_json` reads it back."""
@@ -94,6 +94,25 @@ class HereProfile:
     def write(self, path: Path) -> None:
         """Write the profile, whole or not at all."""
         write_json(path, self.as_json())
+
+
+def _seconds(
+    laws: tuple[Law, ...],
+    turn_s: Mapping[str, float],
+    operator: str,
+    phase: str,
+    column: str,
+    sizes: Sequence[npt.ArrayLike],
+) -> Floats:
+    table = _index(laws)
+    if (operator, "forward", column) not in table:
+        raise KeyError(operator)
+    law = table.get((operator, phase, column))
+    if law is None:
+        return np.zeros(np.broadcast_shapes(*(np.shape(s) for s in sizes)))
+    # without a backward pass: what autograd or the optimizer calls from its own loop
+    takes_turns = (operator, "backward", column) in table
+    return law.seconds(*sizes) + (turn_s.get(f"{column}.{phase}", 0.0) if takes_turns else 0.0)
 
 
 @functools.lru_cache(maxsize=8)
@@ -226,6 +245,7 @@ def fit_profile(measured: Mapping[str, Any], pair: list[dict[str, Any]], reason:
             for c, column in enumerate(columns):
                 sizes, seconds = [r["sizes"] for r in rows], [r["phases"][i][c] for r in rows]
                 laws.append(fit_law(operator, ("forward", "backward")[i], column, sizes, seconds))
+    found = tuple(laws)
     return HereProfile(
         device=measured["device"],
         title=measured["title"],
@@ -239,11 +259,31 @@ def fit_profile(measured: Mapping[str, Any], pair: list[dict[str, Any]], reason:
             "system": f"{platform.system()} {platform.machine()}",
             "command": "fullmesh calibrate here",
         },
-        laws=tuple(laws),
+        laws=found,
+        turn_s=_fit_turns(measured["mixed"], found, columns),
         all_reduce=_fit_all_reduce(pair) if pair else None,
         all_reduce_reason=reason,
         sharing=_fit_sharing(pair),
     )
+
+
+def _fit_turns(mixed: Mapping[str, Any], laws: tuple[Law, ...], columns: Sequence[str]) -> dict[str, float]:
+    """What a layer of operators in turn takes beyond their laws, a share for each that has a backward pass."""
+    index = _index(laws)
+    turns: dict[str, float] = {}
+    for c, column in enumerate(columns):
+        for p, phase in enumerate(("forward", "backward")):
+            lawful, num = 0.0, 0
+            for operator, sizes, count in mixed["calls"]:
+                whole = (operator, "backward", column) in index
+                num += count * whole
+                # gradients are added while the backward pass runs
+                name = phase if whole else {"backward": "forward"}.get(phase, "")
+                law = index.get((operator, name, column))
+                lawful += 0.0 if law is None else count * float(law.seconds(*sizes))
+            beyond = (mixed["phases"][p][c] - lawful) / max(1, num)
+            turns[f"{column}.{phase}"] = float(f"{max(0.0, beyond):.4g}")
+    return turns
 
 
 def _fit_all_reduce(pair: list[dict[str, Any]]) -> Law:

@@ -31,13 +31,7 @@ def _embedding_terms(x: Floats) -> Floats:
     return np.array([np.ones_like(rows), tokens, tokens * width, rows * width])
 
 
-def _optimizer_terms(x: Floats) -> Floats:
-    """Sizes are tensors and elements of all of them."""
-    tensors, elements = x
-    return np.array([np.ones_like(tensors), tensors, elements])
-
-
-_TERMS = {"attention": _attention_terms, "embedding": _embedding_terms, "adamw": _optimizer_terms}
+_TERMS = {"attention": _attention_terms, "embedding": _embedding_terms}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +44,11 @@ class Law:
     phase : {"forward", "backward"}
     column : {"device", "host"}
         Seconds of the device, or of the host that queues the work.
-    form : {"product", "terms", "curve"}
+    form : {"product", "terms", "curve", "constant"}
         ``product``: the product model of the operator profiles (launch, arithmetic and traffic). ``terms``: a sum of
         terms with coefficients of at least zero. ``curve``: through the measured points, in logarithms, against the
-        product of the sizes; below the first point its value, beyond the last one in proportion.
+        product of the sizes; below the first point its value, beyond the last one in proportion. ``constant``: what
+        the host takes to queue an operator, of whatever size.
     numbers : tuple of float
         Parameters of the form; for a curve sizes first, seconds after them.
     points : int
@@ -77,6 +72,8 @@ class Law:
             return _product(np.array(self.numbers), x)
         if self.form == "terms":
             return np.tensordot(np.array(self.numbers), _TERMS[self.operator](x), axes=1)
+        if self.form == "constant":
+            return np.full(x.shape[1:], self.numbers[0])
         half = len(self.numbers) // 2
         knots, values = np.log(self.numbers[:half]), np.log(self.numbers[half:])
         at = np.log(np.maximum(np.prod(x, axis=0), 1.0))
@@ -103,13 +100,14 @@ def fit_law(
         The same points give the same numbers.
     """
     x, y = np.array(sizes, dtype=np.float64).T, np.array(seconds, dtype=np.float64)
-    form, numbers = "curve", np.empty(0)
-    if operator == "linear" and column == "device":
+    if column == "host":
+        form, numbers = "constant", np.array([np.median(y)])
+    elif operator == "linear":
         form, numbers = "product", _fit_product(x, y)
     elif operator in _TERMS:
         form, numbers = "terms", _fit_terms(_TERMS[operator](x), y)
     else:
-        numbers = _fit_curve(np.prod(x, axis=0), y)
+        form, numbers = "curve", _fit_curve(np.prod(x, axis=0), y)
     law = Law(
         operator=operator,
         phase=phase,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import statistics
@@ -14,9 +15,12 @@ from fullmesh.calibrate.here_device import Device, device_count, device_title, l
 
 torch: Any = load_torch()
 
-# Elements of all copies of a case together: more than the first caches hold, since a step never finds its operands
-# there either, and few enough that a case takes milliseconds.
+# Elements of all copies of a case together: more than a core's own caches hold, since a step seldom finds operands
+# there, and few enough that a case takes milliseconds.
 _WORKING_SET = {"cpu": 1 << 21, "cuda": 1 << 27, "npu": 1 << 27}
+# Elements of results that are kept, so that new ones are written where nothing was for long, as in a step that keeps
+# all activations for its backward pass.
+_KEPT = {"cpu": 1 << 24, "cuda": 1 << 27, "npu": 1 << 27}
 _MAX_COPIES = 16
 # an accelerator has this many times the extents of the CPU's grid along each dimension of a product
 _SCALE = {"cpu": 1, "cuda": 8, "npu": 8}
@@ -40,6 +44,8 @@ class Case:
         The operator on such operands.
     backward : bool
         Whether the gradient is taken too, and timed apart.
+    parts : int
+        How often ``run`` does the operator.
     """
 
     operator: str
@@ -48,6 +54,7 @@ class Case:
     make: Callable[[], tuple[Any, ...]]
     run: Callable[..., Any]
     backward: bool = True
+    parts: int = 1
 
 
 # --- time -----------------------------------------------------------------------------------------------------
@@ -125,22 +132,33 @@ def time_case(
 
     steps = [forward, backward] if case.backward else [forward]
     samples: list[list[tuple[float, float]]] = []
+    kept_elements = max(1, sum(r.numel() for r in results))
+    kept: collections.deque[list[Any]] = collections.deque(
+        maxlen=max(1, _KEPT[watch.device.kind] // kept_elements)
+    )
     del results
     start = time.perf_counter()
     for repetition in range(1000):
         if meet is not None:
             meet()
         spans = watch.phases(steps)
+        kept.append([r.detach() for r in outputs])
         outputs.clear()
         for x in operands:
-            for tensor in x:
-                if isinstance(tensor, torch.Tensor) and tensor.is_leaf:
-                    tensor.grad = None
+            _forget_gradients(x)
         if repetition:  # the first one warms up
-            samples.append([(d / copies, h / copies) for d, h in spans])
+            samples.append([(d / copies / case.parts, h / copies / case.parts) for d, h in spans])
         if len(samples) >= at_least and (meet is not None or time.perf_counter() - start > seconds):
             break
     return samples
+
+
+def _forget_gradients(operands: tuple[Any, ...]) -> None:
+    for x in operands:
+        if isinstance(x, torch.nn.Module):
+            x.zero_grad(set_to_none=True)
+        elif isinstance(x, torch.Tensor):
+            x.grad = None
 
 
 # --- cases ----------------------------------------------------------------------------------------------------
@@ -160,14 +178,13 @@ def operator_cases(device: Device) -> list[Case]:
     cases: list[Case] = []
 
     def linear(m: int, n: int, k: int) -> None:
-        module = torch.nn.functional.linear
         cases.append(
             Case(
                 operator="linear",
                 sizes=(m, n, k),
                 elements=2 * (m * k + n * k + m * n),
-                make=lambda: (leaf(m, k), leaf(n, k)),
-                run=module,
+                make=lambda: (torch.nn.Linear(k, n, bias=False, dtype=dtype, device=name), leaf(1, m, k)),
+                run=lambda module, x: module(x),
             )
         )
 
@@ -192,15 +209,7 @@ def operator_cases(device: Device) -> list[Case]:
         (1, 1024, 2, 64),
     ]:
         shape = (b, s * scale, h * wide, d * wide)
-        cases.append(
-            Case(
-                operator="attention",
-                sizes=shape,
-                elements=8 * b * s * scale * h * wide * d * wide,
-                make=lambda shape=shape: (leaf(*shape), leaf(*shape), leaf(*shape)),  # type: ignore[misc]
-                run=ops.attention,
-            )
-        )
+        cases.append(_attention(shape, leaf))
 
     width = 256 * scale
     for rows in (32, 128, 512, 2048, 8192):
@@ -234,17 +243,21 @@ def operator_cases(device: Device) -> list[Case]:
                 run=torch.nn.functional.embedding,
             )
         )
-    for num_tensors, each in [
-        (8, 256),
-        (64, 256),
-        (8, 1 << 14),
-        (8, 1 << 16),
-        (48, 1 << 16),
-        (4, 1 << 20),
-        (16, 1 << 18),
-    ]:
-        cases.append(_adamw(num_tensors, each * scale, device))
+    for exponent in (8, 12, 14, 16, 18, 20, 22):
+        cases.append(_adamw((1 << exponent) * scale, device))
     return cases
+
+
+def _attention(shape: tuple[int, int, int, int], leaf: Callable[..., Any]) -> Case:
+    batch, seq, heads, head_dim = shape
+    flat = (batch, seq, heads * head_dim)
+    return Case(
+        operator="attention",
+        sizes=shape,
+        elements=8 * batch * seq * heads * head_dim,
+        make=lambda: (leaf(*flat), leaf(*flat), leaf(*flat)),
+        run=lambda *qkv: ops.attention(*(x.view(shape) for x in qkv)),
+    )
 
 
 def _elementwise(
@@ -290,6 +303,7 @@ def _elementwise(
         lambda a, b: a.add_(b),
         backward=False,
     )
+    add("merge", 3, lambda: (plain(rows, width), plain(rows, width)), lambda a, b: a + b, backward=False)
     add("bias_gradient", 1, lambda: (plain(rows, width),), lambda x: x.sum(0), backward=False)
     add("flatten", 2, lambda: ([plain(rows // 8, width) for _ in range(8)],), ops.flatten, backward=False)
     cos, sin = ops.rotary_tables(rows, head_dim, device.name, device.dtype)
@@ -298,10 +312,13 @@ def _elementwise(
     add("repeat_kv", 2, lambda: (leaf(1, rows, heads // 2, head_dim),), lambda x: ops.repeat_kv(x, 2))
 
 
-def _adamw(num_tensors: int, each: int, device: Device) -> Case:
+def _adamw(elements: int, device: Device) -> Case:
+    """By the elements of one tensor, among others of its size."""
+    num_tensors = max(2, min(16, _WORKING_SET[device.kind] * 4 // elements))
+
     def make() -> tuple[Any, ...]:
         parameters = [
-            torch.nn.Parameter(torch.randn(each, dtype=device.dtype, device=device.name))
+            torch.nn.Parameter(torch.randn(elements, dtype=device.dtype, device=device.name))
             for _ in range(num_tensors)
         ]
         return torch.optim.AdamW(parameters, lr=1e-4), parameters, [torch.randn_like(p) for p in parameters]
@@ -311,12 +328,78 @@ def _adamw(num_tensors: int, each: int, device: Device) -> Case:
             p.grad = g
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return parameters[0]
+        return parameters[0][:1]
 
-    # a real step has been through all activations since the last one: more copies, so that nothing is left in a cache
-    elements = max(1, num_tensors * each // 4)
-    sizes = (num_tensors, num_tensors * each)
-    return Case(operator="adamw", sizes=sizes, elements=elements, make=make, run=step, backward=False)
+    return Case(
+        operator="adamw",
+        sizes=(elements,),
+        # a real step has been through all activations since the last one: more copies, nothing left in a cache
+        elements=max(1, num_tensors * elements // 4),
+        make=make,
+        run=step,
+        backward=False,
+        parts=num_tensors,
+    )
+
+
+# --- operators in turn ----------------------------------------------------------------------------------------
+
+_MIXED_TOKENS, _MIXED_HEADS, _MIXED_LAYERS = 64, 4, 6
+
+
+def mixed_calls(width: int) -> list[tuple[str, tuple[int, ...], int]]:
+    """Operators of one layer of :func:`mixed_case`: name, sizes, how often."""
+    rows = _MIXED_TOKENS * width
+    return [
+        ("rmsnorm", (rows,), 2),
+        ("layernorm", (rows,), 1),
+        ("linear", (_MIXED_TOKENS, width, width), 9),
+        ("rotary", (rows,), 2),
+        ("attention", (1, _MIXED_TOKENS, _MIXED_HEADS, width // _MIXED_HEADS), 1),
+        ("gelu", (rows,), 1),
+        ("swiglu", (rows,), 1),
+        ("add", (rows,), 3),
+        ("merge", (rows,), 3),
+        ("accumulate", (rows,), 3),
+    ]
+
+
+def mixed_case(device: Device, width: int) -> Case:
+    """All operators in turn, at small sizes.
+
+    The same operator many times in a row finds its code in the caches and its branches predicted; in a model it does
+    not. What this case takes beyond the laws of its operators is that difference.
+    """
+    nn, made = torch.nn, {"dtype": device.dtype, "device": device.name}
+    shape = (1, _MIXED_TOKENS, _MIXED_HEADS, width // _MIXED_HEADS)
+    tables = ops.rotary_tables(_MIXED_TOKENS, shape[-1], device.name, device.dtype)
+
+    def make() -> tuple[Any, ...]:
+        layers = [
+            nn.ModuleList(
+                [
+                    nn.RMSNorm(width, eps=1e-6, **made),
+                    nn.LayerNorm(width, **made),
+                    nn.RMSNorm(width, eps=1e-6, **made),
+                ]
+                + [nn.Linear(width, width, bias=False, **made) for _ in range(9)]
+            )
+            for _ in range(_MIXED_LAYERS)
+        ]
+        return nn.ModuleList(layers), torch.randn(1, _MIXED_TOKENS, width, requires_grad=True, **made)
+
+    def run(layers: Any, x: Any) -> Any:
+        for first, second, third, q, k, v, out, up1, down1, gate, up2, down2 in layers:
+            y = first(x)
+            queries, keys = ops.rotary(q(y).view(shape), *tables), ops.rotary(k(y).view(shape), *tables)
+            x = x + out(ops.attention(queries, keys, v(y).view(shape)))
+            x = x + down1(nn.functional.gelu(up1(second(x))))
+            y = third(x)
+            x = x + down2(ops.swiglu(gate(y), up2(y)))
+        return x
+
+    elements = _WORKING_SET[device.kind] // 2
+    return Case(operator="mixed", sizes=(width,), elements=elements, make=make, run=run, parts=_MIXED_LAYERS)
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------
@@ -333,7 +416,8 @@ def measure_operators(request: dict[str, Any]) -> dict[str, Any]:
     device = open_device(request["device"], clock=request["clock"])
     torch.manual_seed(0)
     watch = Stopwatch(device)
-    cases = operator_cases(device)
+    width = 128 * _SCALE[device.kind]
+    cases = [*operator_cases(device), mixed_case(device, width)]
     samples: list[list[list[tuple[float, float]]]] = [[] for _ in cases]
     deadline = time.perf_counter() + float(request["seconds"])
     for round_ in range(_ROUNDS):
@@ -350,8 +434,9 @@ def measure_operators(request: dict[str, Any]) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "points": [
             {"operator": c.operator, "sizes": list(c.sizes), "phases": _medians(s), "repeats": len(s)}
-            for c, s in zip(cases, samples, strict=True)
+            for c, s in zip(cases[:-1], samples[:-1], strict=True)
         ],
+        "mixed": {"phases": _medians(samples[-1]), "calls": mixed_calls(width)},
     }
 
 

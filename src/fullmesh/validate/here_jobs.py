@@ -6,6 +6,7 @@ profile of the machine. The models are those of ``here_models``: what stands the
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy as np
 from fullmesh.calibrate.here import HereProfile
 from fullmesh.errors import ModelError
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec
-from fullmesh.workload.params import parameter_counts
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 # operators that wait for arithmetic; all others wait for memory
@@ -179,7 +179,8 @@ def step_calls(job: Job) -> tuple[Call, ...]:
     if m.tied_embeddings:
         # the gradients of head and embedding are added
         calls.append(Call(operator="accumulate", sizes=(m.vocab * m.hidden,)))
-    tensors, elements = _parameters(job)
+    tensors = parameter_tensors(job)
+    elements = sum(size * count for size, count in tensors.items())
     if job.dp > 1:
         calls += [
             Call(operator="flatten", sizes=(elements,)),
@@ -187,7 +188,7 @@ def step_calls(job: Job) -> tuple[Call, ...]:
             # the mean over the processes
             Call(operator="accumulate", sizes=(elements,)),
         ]
-    calls.append(Call(operator="adamw", sizes=(tensors, elements)))
+    calls += [Call(operator="adamw", sizes=(size,), count=count) for size, count in tensors.items()]
     return tuple(calls)
 
 
@@ -211,8 +212,10 @@ def _layer_calls(layer: Layer, job: Job) -> list[Call]:
         Call(operator="attention", sizes=(job.batch, job.seq, heads, a.head_dim)),
         Call(operator="linear", sizes=(tokens, m.hidden, queries)),
         Call(operator="add", sizes=(residual,), count=2),
-        # gradients that meet: at the inputs of queries, keys and values, and where each half leaves the residual
-        Call(operator="accumulate", sizes=(residual,), count=4),
+        # gradients that meet: at the input of queries, keys and values in place, and where each half leaves the
+        # residual in a new tensor, since the one at hand belongs to both branches
+        Call(operator="accumulate", sizes=(residual,), count=2),
+        Call(operator="merge", sizes=(residual,), count=2),
     ]
     if a.rotary:
         calls += [
@@ -251,26 +254,32 @@ def _layer_calls(layer: Layer, job: Job) -> list[Call]:
     return calls
 
 
-def _parameters(job: Job) -> tuple[int, int]:
-    """Parameter tensors and their elements on one process."""
+def parameter_tensors(job: Job) -> dict[int, int]:
+    """Parameter tensors of one process: how many there are of each size."""
     m = job.model
-    counts = parameter_counts(m)
-    tensors = 1 + (m.learned_positions > 0) + (not m.tied_embeddings)
+    sizes: collections.Counter[int] = collections.Counter()
     per_norm = 2 if m.norm == "layernorm" else 1
-    tensors += per_norm
-    elements = counts.total
+    sizes[m.vocab * m.hidden] += 1 if m.tied_embeddings else 2
+    if m.learned_positions:
+        sizes[m.learned_positions * m.hidden] += 1
+    sizes[m.hidden] += per_norm
     for layer in m.layers:
         a, f = layer.mixer, layer.ffn
         assert isinstance(a, Attention)
         assert isinstance(f, MLP)
-        tensors += 2 * per_norm + 4 + 3 * a.bias + a.out_bias
-        tensors += (3 if f.gated else 2) + (2 if f.bias else 0)
-        queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-        # tensor parallelism halves the matrices and the biases of their columns
-        split = m.hidden * (2 * queries + 2 * keys) + a.bias * (queries + 2 * keys)
-        split += (3 if f.gated else 2) * m.hidden * f.ffn + f.bias * f.ffn
-        elements -= split - split // job.tp
-    return tensors, elements
+        queries, keys, ffn = (
+            x // job.tp for x in (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, f.ffn)
+        )
+        sizes[m.hidden] += 2 * per_norm + a.out_bias + f.bias
+        sizes[m.hidden * queries] += 2
+        sizes[m.hidden * keys] += 2
+        sizes[m.hidden * ffn] += 3 if f.gated else 2
+        if a.bias:
+            sizes[queries] += 1
+            sizes[keys] += 2
+        if f.bias:
+            sizes[ffn] += 2 if f.gated else 1
+    return dict(sizes)
 
 
 def predict_step_s(profile: HereProfile, job: Job) -> float:
