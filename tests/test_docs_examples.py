@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import shlex
 import sys
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import fullmesh
 from fullmesh.catalog import load_prices
 from fullmesh.cli import main as cli_main
 from fullmesh.machine import load_machine
+from fullmesh.outcomes.estimate import Estimate
 from fullmesh.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,3 +104,24 @@ def test_files_shown_can_be_read(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.csv"
         path.write_text(block, encoding="utf-8")
         assert len(load_prices(path)) == len(block.splitlines()) - 1
+
+
+def test_a_plan_that_compare_finds_takes_the_same_time_as_a_scenario(tmp_path: Path) -> None:
+    """What a search writes in columns and what a scenario says mean the same plan on the same software."""
+    found = fullmesh.compare("llama-3-8b", on="cloudmatrix384,gb200-nvl72,h200", chips=16, batch=64, seq=8192)
+    for column in found.columns:
+        best = column.best
+        assert best is not None
+        lines = [f'[model]\nname = "llama-3-8b"\n[machine]\nname = "{column.machine.id}"\nchips = 16\n[plan]']
+        for field in dataclasses.fields(best.plan):
+            value = getattr(best.plan, field.name)
+            if field.name != "stack":
+                lines.append(
+                    f"{field.name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}"
+                )
+        path = tmp_path / f"{column.machine.id}.toml"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        again = fullmesh.simulate(path)
+        assert isinstance(again, Estimate)
+        assert again.plan == best.plan
+        assert again.step_s == pytest.approx(best.step_s)
