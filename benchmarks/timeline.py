@@ -208,6 +208,7 @@ WHOLE_STEPS: dict[str, tuple[str, float, float | None]] = {
     "DeepSeek-V3, 2,048 devices, folded": ("folded", 0.5, None),
     "ten trillion, 98,304 devices, folded": ("ten", 5.0, None),
     "ten trillion, 98,304 devices, three stragglers": ("stragglers", 5.0, None),
+    "ten trillion, 98,304 devices, jitter by block": ("ten jitter", 5.0, None),
 }
 
 
@@ -232,6 +233,8 @@ def whole_step(case: str) -> dict[str, object]:
         run = simulate(deepseek_like(), every_rank=True, contention=slow)
     elif case == "folded":
         run = simulate(deepseek_like())
+    elif case == "ten jitter":
+        run = simulate(ten_trillion(), perturbation=Perturbation(jitter=Jitter(cv=0.02, seed=1)))
     elif case == "ten":
         run = simulate(ten_trillion())
     else:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fullmesh.errors import PlanError
 from fullmesh.timeline.closed_form import Passes, bubble_fraction, pipeline_s
-from fullmesh.timeline.costs import PipelineCosts, even_costs
+from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
 from fullmesh.timeline.engines import replay
 from fullmesh.timeline.schedules import build_graph
 from fullmesh.timeline.step_form import closed_form_step_s, passes_of, why_different
@@ -121,6 +121,40 @@ def test_most_random_plans_agree_within_two_percent() -> None:
     for schedule, found in errors.items():
         assert np.quantile(found, 0.9) < 0.02, schedule
     assert max(max(errors[s]) for s in ("gpipe", "1f1b", "zb-h1")) < 0.01
+
+
+@pytest.mark.parametrize("feature", ["sharded", "beside", "exposed", "offloaded"])
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved", "zb-h1"])
+def test_features_keep_the_two_together(schedule: str, feature: str) -> None:
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(25):
+        p = int(rng.choice([1, 2, 4, 8]))
+        base = even_costs(
+            schedule, p, p * int(rng.integers(2, 9)), num_virtual=2 if schedule == "interleaved" else 1
+        )
+        f = rng.uniform(0.97, 1.03, base.num_chunks)
+        lane = {"forward_s": 0 * f, "backward_s": 0 * f}
+        changes: dict[str, dict[str, object]] = {
+            "sharded": {
+                "fsdp_gather_s": 0.6 * f,
+                "fsdp_scatter_s": 0.6 * f,
+                "fsdp_blocks": int(rng.integers(1, 6)),
+            },
+            "beside": {
+                "lanes": (Lane(name="tp", **lane, hidden_forward_s=1.2 * f, hidden_backward_s=1.5 * f),)
+            },
+            "exposed": {"lanes": (Lane(name="ep", forward_s=0.3 * f, backward_s=0.5 * f),)},
+            "offloaded": {"offload_s": 0.6 * f},
+        }
+        costs = dataclasses.replace(
+            base,
+            **(
+                {"forward_s": f, "backward_input_s": 1.1 * f, "backward_weight_s": 0.9 * f} | changes[feature]
+            ),  # type: ignore[arg-type]
+        )
+        found.append(abs(closed_form_step_s(costs) / step(costs) - 1))
+    assert np.quantile(found, 0.9) < 0.02
 
 
 def test_reasons_name_what_was_put_in() -> None:

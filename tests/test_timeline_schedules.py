@@ -240,6 +240,8 @@ def test_bad_tables_are_refused(text: str, message: str) -> None:
         {"forward_s": np.ones(3)},
         {"forward_s": -np.ones(4)},
         {"forward_s": np.full(4, np.nan)},
+        {"forward_s": ["much", 1, 1, 1]},
+        {"send_s": 0.1},
         {"schedule": "gpipe", "num_virtual": 2},
         {"schedule": "dualpipe", "num_microbatches": 4},
         {"ranks_per_stage": 12, "lockstep_ranks": 8},

@@ -49,6 +49,8 @@ DURATIONS = (
 )
 
 _MAX_RING = 64
+# A backward pass this few operations after its forward pass finds its activations where they are.
+_NEAR = 2
 
 
 @njit(cache=True, inline="always")
@@ -80,6 +82,24 @@ def _last_writes(order, num_slots):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _returns(order, chunk_of, num_chunks, micro):  # type: ignore[no-untyped-def]
+    """Whether a chunk's activations are worth sending away: other passes lie between forward and backward."""
+    forward = np.zeros((num_chunks, micro), np.int64)
+    worth = np.zeros((num_chunks, micro), np.bool_)
+    for r in range(order.shape[1]):
+        for i in range(order.shape[2]):
+            op = order[0, r, i]
+            if op < 0 or op == WEIGHT:
+                continue
+            c, mb = chunk_of[r, order[1, r, i]], order[2, r, i]
+            if op in (FORWARD, PAIRED_FORWARD):
+                forward[c, mb] = i
+            else:
+                worth[c, mb] = i - forward[c, mb] > _NEAR
+    return worth
+
+
+@njit(cache=True)
 def upper_bound(order, parts, lanes, num_slots):  # type: ignore[no-untyped-def]
     """At least as many tasks as the builder will emit."""
     ops = 0
@@ -103,6 +123,7 @@ def build(order, chunk_of, rank_of, seconds, optimizer, grad_norm, flags, t):  #
     done_f = np.full((num_chunks, micro), -1, np.int32)
     done_b = np.full((num_chunks, micro), -1, np.int32)
     copied = np.zeros((num_chunks, micro), np.int32)
+    goes_out = _returns(order, chunk_of, num_chunks, micro)
     last = _last_writes(order, num_slots)
     prev = np.zeros((num_ranks, len(STREAMS)), np.int32)
     gathered = np.zeros((num_ranks, num_slots), np.int32)
@@ -185,7 +206,7 @@ def build(order, chunk_of, rank_of, seconds, optimizer, grad_norm, flags, t):  #
                     come2 = gathered[r, slot]
                 gathered[r, slot] = 0
             backward = op in (BACKWARD, INPUT)
-            if seconds[c, D_OFFLOAD] > 0 and (backward or pair):
+            if (backward and copied[c, mb] > 0) or (pair and copied[cb, mb2] > 0):
                 where = cb if pair else c
                 b = mb2 if pair else mb
                 held = ring[r, (head[r] - ahead) % _MAX_RING] if head[r] >= ahead else 0
@@ -304,7 +325,7 @@ def build(order, chunk_of, rank_of, seconds, optimizer, grad_norm, flags, t):  #
                         )  # fmt: skip
                         prev[r, S_COMPUTE] = send
                     ready_f[c, mb] = send
-                if seconds[c, D_OFFLOAD] > 0:
+                if seconds[c, D_OFFLOAD] > 0 and goes_out[c, mb]:
                     prev[r, S_OUT] = _add(
                         t, n, K_COPY_OUT, S_OUT, r, c, mb, seconds[c, D_OFFLOAD], out, prev[r, S_OUT], 0
                     )

@@ -36,14 +36,23 @@ class Lane:
     hidden_forward_s: Floats | None = None
     hidden_backward_s: Floats | None = None
 
+    def __post_init__(self) -> None:
+        _to_columns(self, ("forward_s", "backward_s", "hidden_forward_s", "hidden_backward_s"))
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """One class of operators inside the passes (``attention``, ``experts``, ``head`` ...), shape (num_chunks,)."""
+    """One class of operators inside the passes (``attention``, ``experts``, ``head`` ...), shape (num_chunks,).
+
+    Work of the class ``experts`` is what an uneven expert load scales.
+    """
 
     name: str
     forward_s: Floats
     backward_s: Floats
+
+    def __post_init__(self) -> None:
+        _to_columns(self, ("forward_s", "backward_s"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +163,7 @@ class PipelineCosts:
     table: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        _to_columns(self, _COLUMNS)
         _check(self)
 
     @property
@@ -226,6 +236,18 @@ def even_costs(
         backward_weight_s=np.full(n, backward_weight_s / virtual),
         send_s=np.full(n - 1, send_s),
     )
+
+
+def _to_columns(item: object, names: tuple[str, ...]) -> None:
+    """Turn what was given as lists into columns; the classes are frozen, hence the way round."""
+    for name in names:
+        value = getattr(item, name)
+        if value is not None:
+            try:
+                column = np.asarray(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                raise PlanError(f"{name} is {value!r}", expected="a number for each chunk") from None
+            object.__setattr__(item, name, column)
 
 
 def _length(costs: PipelineCosts, name: str) -> int:

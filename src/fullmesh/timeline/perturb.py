@@ -30,7 +30,7 @@ _COMMUNICATION = (
 _WHOLE_STAGE = (b.K_GRAD_REDUCE, b.K_PARAM_GATHER, b.K_FSDP_GATHER, b.K_FSDP_SCATTER, b.K_GRAD_NORM)
 
 # Above this many tasks jitter is drawn for blocks instead of devices (see `unfold`).
-MOST_TASKS = 120_000_000
+MOST_TASKS = 40_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,8 @@ class Perturbation:
         Device and factor on all of its communication (a slow link or adapter).
     slow_links : mapping of (int, int) to float
         Two devices of neighbouring stages and factor on what they send each other.
+    expert_load : mapping of int to float
+        Device and factor on the work of its experts (``Operator`` of the name ``experts``): a hot or a cold one.
     jitter : Jitter, optional
     """
 
@@ -83,6 +85,7 @@ class Perturbation:
     slow_stages: Mapping[int, float] = dataclasses.field(default_factory=dict)
     slow_devices: Mapping[int, float] = dataclasses.field(default_factory=dict)
     slow_links: Mapping[tuple[int, int], float] = dataclasses.field(default_factory=dict)
+    expert_load: Mapping[int, float] = dataclasses.field(default_factory=dict)
     jitter: Jitter | None = None
 
 
@@ -118,21 +121,23 @@ class Unfolded:
 def parse_perturbation(
     stragglers: tuple[str, ...] = (), jitter: str = "", *, where: str = "--straggler"
 ) -> Perturbation:
-    """Read ``rank=17:1.2``, ``stage=3:1.1``, ``link=17:2`` (a device's), ``link=17-25:2`` and ``lognormal:0.05:7``.
+    """Read ``rank=17:1.2``, ``stage=3:1.1``, ``link=17:2``, ``link=17-25:2``, ``expert=17:1.5``, ``lognormal:0.05:7``.
 
     Raises
     ------
     ScenarioError
         Anything else.
     """
-    found: dict[str, dict[object, float]] = {"rank": {}, "stage": {}, "device": {}, "link": {}}
+    found: dict[str, dict[object, float]] = {"rank": {}, "stage": {}, "device": {}, "link": {}, "expert": {}}
     for text in stragglers:
-        match = re.fullmatch(r"\s*(rank|stage|link)=(\d+)(?:-(\d+))?:(\d+(?:\.\d+)?(?:[eE]-?\d+)?)\s*", text)
+        match = re.fullmatch(
+            r"\s*(rank|stage|link|expert)=(\d+)(?:-(\d+))?:(\d+(?:\.\d+)?(?:[eE]-?\d+)?)\s*", text
+        )
         if match is None or (match.group(3) and match.group(1) != "link"):
             raise ScenarioError(
                 f"cannot read {text!r}",
                 where=where,
-                expected="rank=17:1.2, stage=3:1.1, link=17:2 or link=17-25:2",
+                expected="rank=17:1.2, stage=3:1.1, link=17:2, link=17-25:2 or expert=17:1.5",
             )
         kind, first, second, factor = match.groups()
         if second is not None:
@@ -155,6 +160,7 @@ def parse_perturbation(
         slow_stages=found["stage"],  # type: ignore[arg-type]
         slow_devices=found["device"],  # type: ignore[arg-type]
         slow_links=found["link"],  # type: ignore[arg-type]
+        expert_load=found["expert"],  # type: ignore[arg-type]
         jitter=drawn,
     )
 
@@ -174,6 +180,24 @@ def communication_part(graph: TaskGraph, costs: PipelineCosts) -> Floats:
         share = np.divide(exposed, whole, out=np.zeros_like(exposed), where=whole > 0).clip(0.0, 1.0)
         mine = graph.kind == kind
         out[mine] = graph.duration_s[mine] * share[graph.chunk[mine]]
+    return out
+
+
+def expert_part(graph: TaskGraph, costs: PipelineCosts) -> Floats:
+    """Seconds of every task that are work of experts, shape (N,)."""
+    out = np.zeros(len(graph))
+    for operator in costs.operators:
+        if operator.name != "experts":
+            continue
+        for kinds, part, whole in (
+            ((b.K_FORWARD,), operator.forward_s, costs.forward_s),
+            ((b.K_BACKWARD, b.K_INPUT, b.K_WEIGHT), operator.backward_s, costs.backward_s),
+            ((b.K_PAIRED_FORWARD,), operator.forward_s, costs.pair_forward_s),
+            ((b.K_PAIRED_BACKWARD,), operator.backward_s, costs.pair_backward_s),
+        ):
+            share = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0).clip(0.0, 1.0)
+            mine = np.isin(graph.kind, kinds)
+            out[mine] += graph.duration_s[mine] * share[graph.chunk[mine]]
     return out
 
 
@@ -208,13 +232,15 @@ def unfold(
     what = perturbation or Perturbation()
     p, r, g = costs.num_stages, costs.ranks_per_stage, costs.lockstep_ranks
     _check(what, p, r)
-    compute, comm = np.ones((p, r)), np.ones((p, r))
+    compute, comm, expert = (np.ones((p, r)) for _ in range(3))
     for device, factor in what.stragglers.items():
         compute[device // r, device % r] *= factor
     for stage, factor in what.slow_stages.items():
         compute[stage] *= factor
     for device, factor in what.slow_devices.items():
         comm[device // r, device % r] *= factor
+    for device, factor in what.expert_load.items():
+        expert[device // r, device % r] *= factor
     send = np.ones((2, p, r))  # towards the next stage, towards the one before
     for (x, y), factor in what.slow_links.items():
         low, high = min(x, y), max(x, y)
@@ -227,10 +253,12 @@ def unfold(
         multiplicity = np.ones(r, dtype=np.int64)
     elif what.jitter:
         member, multiplicity = np.arange(0, r, g), np.full(r // g, g)
-        compute, comm, send = _slowest(compute, g), _slowest(comm, g), _slowest(send, g)
+        compute, comm, send, expert = (_slowest(x, g) for x in (compute, comm, send, expert))
         exact, width = False, g
     else:
-        member, multiplicity, compute, comm, send, exact = _fold(compute, comm, send, g, len(graph))
+        factors = np.concatenate([compute[None], expert[None], comm[None], send])
+        member, multiplicity, factors, exact = _fold(factors, g, len(graph))
+        compute, expert, comm, send = factors[0], factors[1], factors[2], factors[3:]
     block = member // g
     jitter = what.jitter
     couple = np.zeros(len(graph), dtype=np.int8)
@@ -252,7 +280,7 @@ def unfold(
         )
     columns = unfold_tasks(
         graph.kind, graph.stream, graph.rank, graph.chunk, graph.microbatch, graph.pred, graph.duration_s,
-        communication_part(graph, costs), couple, block, compute, comm, send,
+        communication_part(graph, costs), expert_part(graph, costs), couple, block, compute, comm, send, expert,
         member, -1 if jitter is None else DISTRIBUTIONS.index(jitter.distribution),
         0.0 if jitter is None else jitter.cv, 0 if jitter is None else jitter.seed, width, p, total,
     )  # fmt: skip
@@ -277,17 +305,18 @@ def _slowest(factors: Floats, g: int) -> Floats:
     return out
 
 
-def _fold(
-    compute: Floats, comm: Floats, send: Floats, g: int, num_tasks: int
-) -> tuple[Ints, Ints, Floats, Floats, Floats, bool]:
-    """Copies that are enough: one for all usual blocks, one or all devices for each unusual one."""
-    p, r = compute.shape
-    scores = np.concatenate([compute[None], comm[None], send]).reshape(4, p, -1, g)
+def _fold(factors: Floats, g: int, num_tasks: int) -> tuple[Ints, Ints, Floats, bool]:
+    """Copies that are enough: one for all usual blocks, one or all devices for each unusual one.
+
+    ``factors`` has shape (5, p, r): on computation, experts, communication and the two directions of sends.
+    """
+    p, r = factors.shape[1:]
+    scores = factors.reshape(len(factors), p, -1, g)
     highest = scores.max(axis=3, keepdims=True)
     worst = (scores == highest).all(axis=0)
     # Passes of a block begin together unless its devices send at different speeds. Then a stage may have a slowest
     # device of its own; else it must be the same one throughout, as a late start and a long pass need not coincide.
-    together = (scores[1:] == highest[1:]).all(axis=(0, 1, 3))
+    together = (scores[2:] == highest[2:]).all(axis=(0, 1, 3))
     one_is_worst = np.where(together, worst.any(axis=2).all(axis=0), worst.all(axis=0).any(axis=1))
     usual = (scores == 1.0).all(axis=(0, 1, 3))
     members: list[Ints] = []
@@ -314,14 +343,13 @@ def _fold(
             members.append(np.arange(i * g, i * g + g))
             counts.append(np.ones(g, dtype=np.int64))
             columns.append(scores[:, :, i])
-    factors = np.concatenate(columns, axis=2)
     assert sum(int(c.sum()) for c in counts) == r
-    return np.concatenate(members), np.concatenate(counts), factors[0], factors[1], factors[2:], exact
+    return np.concatenate(members), np.concatenate(counts), np.concatenate(columns, axis=2), exact
 
 
 def _check(what: Perturbation, p: int, r: int) -> None:
     for name, devices, limit in (
-        ("rank", list(what.stragglers) + list(what.slow_devices), p * r),
+        ("rank", [*what.stragglers, *what.slow_devices, *what.expert_load], p * r),
         ("stage", list(what.slow_stages), p),
         ("rank", [d for pair in what.slow_links for d in pair], p * r),
     ):
@@ -345,6 +373,7 @@ def _check(what: Perturbation, p: int, r: int) -> None:
         *what.slow_stages.values(),
         *what.slow_devices.values(),
         *what.slow_links.values(),
+        *what.expert_load.values(),
     ]
     for factor in factors:
         if not (0.0 < factor < 1e6):

@@ -34,7 +34,8 @@ def passes_of(costs: PipelineCosts) -> Passes:
     whole = inputs if split else inputs + weight
     longest = np.max([whole, hidden_b, np.maximum(gather - again, 0), scatter - again, copy - again], axis=0)
     inputs = inputs + longest - whole + again
-    pair_f, pair_b = costs.pair_forward_s, costs.pair_backward_s
+    pair_f = costs.pair_forward_s
+    pair_b = np.max([costs.pair_backward_s, copy - pair_f, scatter - pair_f], axis=0)
     if not costs.p2p_overlap:
         after, before = np.append(send, 0.0), np.append(0.0, send)
         if costs.num_stages == 1:
@@ -49,8 +50,8 @@ def passes_of(costs: PipelineCosts) -> Passes:
         send_s=send[None],
         pair_forward_s=pair_f[None],
         pair_backward_s=pair_b[None],
-        pair_comm_forward_s=(costs.lane("ep", "forward_s") + hidden_f)[None],
-        pair_comm_backward_s=(costs.lane("ep", "backward_s") + hidden_b)[None],
+        pair_comm_forward_s=np.maximum(costs.lane("ep", "forward_s") + hidden_f, gather)[None],
+        pair_comm_backward_s=np.maximum(costs.lane("ep", "backward_s") + hidden_b, gather)[None],
         num_microbatches=np.array([costs.num_microbatches]),
     )
 

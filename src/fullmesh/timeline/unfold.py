@@ -38,12 +38,36 @@ def _uniform(bits):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def factor(distribution, cv, seed, member, task):  # type: ignore[no-untyped-def]
-    """A random factor of mean 1 that depends on nothing but its arguments."""
+def _normal_above(tail):  # type: ignore[no-untyped-def]
+    """The value that a standard normal variable exceeds with probability ``tail``, by Newton's method."""
+    flip = tail > 0.5
+    q = 1.0 - tail if flip else tail
+    q = max(q, 1e-300)
+    z = math.sqrt(max(-2.0 * math.log(2.0 * q), 0.0))
+    for _ in range(30):
+        density = math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+        step = (0.5 * math.erfc(z / math.sqrt(2.0)) - q) / density
+        # the upper tail is convex: a step too far would leave it
+        step = min(max(step, -1.0), 1.0)
+        z += step
+        if abs(step) < 1e-13:
+            break
+    return -z if flip else z
+
+
+@njit(cache=True)
+def factor(distribution, cv, seed, member, task, width=1):  # type: ignore[no-untyped-def]
+    """A random factor of mean 1, or the largest of ``width`` of them, that depends on nothing but its arguments."""
     u = _uniform(_hash(seed, member, task, 0))
+    if width > 1:
+        # the largest of n: its distribution function is the n-th power of that of one
+        tail = -math.expm1(math.log(u) / width)
+        z = 0.0 if distribution == 2 else _normal_above(tail)
+    else:
+        tail = u
+        z = math.sqrt(-2.0 * math.log(u)) * math.cos(2.0 * math.pi * _uniform(_hash(seed, member, task, 1)))
     if distribution == 2:
-        return 1.0 - cv - cv * math.log(u)
-    z = math.sqrt(-2.0 * math.log(u)) * math.cos(2.0 * math.pi * _uniform(_hash(seed, member, task, 1)))
+        return 1.0 - cv - cv * math.log(tail)
     if distribution == 1:
         return max(1.0 + cv * z, 0.0)
     variance = math.log(1.0 + cv * cv)
@@ -52,8 +76,8 @@ def factor(distribution, cv, seed, member, task):  # type: ignore[no-untyped-def
 
 @njit(cache=True)
 def unfold_tasks(  # type: ignore[no-untyped-def]
-    kind, stream, rank, chunk, mb, pred, duration, communication, couple, block, compute_factor, comm_factor,
-    send_factor, member, distribution, cv, seed, width, num_stages, total,
+    kind, stream, rank, chunk, mb, pred, duration, communication, experts, couple, block, compute_factor,
+    comm_factor, send_factor, expert_factor, member, distribution, cv, seed, width, num_stages, total,
 ):  # fmt: skip
     """Columns of the unfolded graph.
 
@@ -80,13 +104,10 @@ def unfold_tasks(  # type: ignore[no-untyped-def]
                 wide *= send_factor[1, stage, k]
             slow = compute_factor[stage, k]
             if distribution >= 0 and comp > 0:
-                drawn = 0.0
-                for d in range(width):
-                    drawn = max(
-                        drawn, factor(distribution, cv, seed, (member[k] + d) * num_stages + stage, i)
-                    )
-                slow *= drawn
+                slow *= factor(distribution, cv, seed, member[k] * num_stages + stage, i, width)
             seconds = duration[i]
+            if expert_factor[stage, k] != 1.0:
+                seconds += experts[i] * (expert_factor[stage, k] - 1.0) * slow
             if slow != 1.0:
                 seconds += comp * (slow - 1.0)
             if wide != 1.0:
