@@ -115,7 +115,7 @@ def test_mtp_modules_add_a_layer_a_head_and_a_projection() -> None:
     assert total(with_one, C.LINEAR_F) > total(without, C.LINEAR_F)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     st.sampled_from(["llama-3-8b", "mixtral-8x7b", "deepseek-v3"]),
     st.sampled_from([1, 2, 4, 8]),

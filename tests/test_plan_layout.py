@@ -192,3 +192,10 @@ def test_counts_follow_the_models_own_order() -> None:
     layout = stage_layout(spec, 3, 2)
     np.testing.assert_array_equal(layout.counts, [[2, 2]] * 3)
     assert re.fullmatch(r"(2 ?)+", " ".join(map(str, layout.chunk_layers)))
+
+
+@pytest.mark.xfail(strict=True, reason="embedding and head are not counted")
+@pytest.mark.parametrize("text", ["tt|ttL", "Ett|tt", "Ett|EttL", "EttL|ttL"])
+def test_a_layout_has_one_embedding_and_one_head(text: str) -> None:
+    with pytest.raises(PlanError):
+        stage_layout(model(4), 2, 1, text)

@@ -272,6 +272,16 @@ def test_the_naive_model_is_one_efficiency_a_class() -> None:
     assert model_flop_per_token(cases[0].model, 8192) > 0
 
 
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="asks for the peak in BF16 even where it is not used")
+def test_the_naive_model_knows_chips_without_bf16() -> None:
+    from fullmesh.validate.mapping import row_case
+
+    case = row_case(
+        _rows({"id": "a", "gpu": "Ascend 910A", "model": "Llama-2-7B", "precision": "FP16", "seq": "4096"})[0]
+    )
+    assert naive_step_s([case], np.array([10.0]), np.array([True]))[0] == pytest.approx(10.0)
+
+
 def test_records_have_the_agreed_names_and_no_nan(shipped_report: Report, user_file: Path) -> None:
     for report in (shipped_report, score(read_results(user_file))):
         record = report_record(report)
