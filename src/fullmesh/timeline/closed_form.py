@@ -191,11 +191,16 @@ def _one_f_one_b(x: Passes, zero_bubble: int) -> Floats:
     best = np.maximum.reduce([busy, first, last, both, round_trips])
     out = (pre + best + tail).max(axis=1)
     # neighbouring stages that wait for each other's transfers
+    if not c.any():
+        return np.asarray(out, dtype=np.float64)
+    work, hops = (np.concatenate([np.zeros((len(f), 1)), np.cumsum(y, axis=1)], axis=1) for y in (t, c))
+    ends = pre - own + tail
     for width in range(2, p + 1):
-        window = np.stack([(f + i + w)[:, k : k + width].sum(axis=1) for k in range(p - width + 1)], axis=1)
-        hops = np.stack([c[:, k : k + width - 1].sum(axis=1) for k in range(p - width + 1)], axis=1)
-        lasting = m * (window + 2 * hops) / width
-        out = np.maximum(out, (lasting + (pre - own + tail)[:, : p - width + 1]).max(axis=1))
+        first_ones = slice(0, p - width + 1)
+        window = work[:, width:] - work[:, first_ones]
+        between = hops[:, width - 1 : p] - hops[:, first_ones]
+        lasting = m * (window + 2 * between) / width
+        out = np.maximum(out, (lasting + ends[:, first_ones]).max(axis=1))
     result: Floats = out
     return result
 
