@@ -145,7 +145,8 @@ class _Cost:
         flop = 2.0 * rows * n * k
         self.add(C.FLOP_F, flop)
         self.add(C.FLOP_R, again * flop)
-        self.launches(2.0, 4.0, again)
+        kernels = np.where(s.plans.grouped_experts, 2.0, local_experts)
+        self.launches(kernels, 2.0 * kernels, again)
         if s.cast_bytes:
             self.route(s.cast_bytes * rows * k, s.cast_bytes * rows * n, again=again, kernels=2.0)
 
@@ -181,7 +182,7 @@ class _Cost:
         self.add(r, share * seconds)
         self.launches(kernels, kernels, share)
 
-    def launches(self, forward: float, backward: float, again: Floats) -> None:
+    def launches(self, forward: Floats | float, backward: Floats | float, again: Floats) -> None:
         self.add(C.LAUNCH_F, forward)
         self.add(C.LAUNCH_B, backward)
         self.add(C.LAUNCH_R, again * forward)

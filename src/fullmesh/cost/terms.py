@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.machine import Machine
+from fullmesh.machine import Chip, Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plans
 from fullmesh.plan.types import PRECISIONS
 from fullmesh.workload import Attention, LatentAttention, LinearAttention, Mamba2, ModelSpec
@@ -69,6 +69,7 @@ class Setting:
     """What an effect may depend on: attributes that many rows share."""
 
     family: str
+    cores: str
     chip: str
     precision: str
     framework: str
@@ -76,7 +77,13 @@ class Setting:
     graph: str
     compiled: str
     dispatcher: str
+    grouped: str
     architecture: str
+
+
+def cores_of(chip: Chip) -> str:
+    """Chips whose kernels behave alike. Both Ascend generations of one core share it; their fabrics differ."""
+    return chip.arch if chip.vendor == "huawei" else chip.family
 
 
 def architecture_of(model: ModelSpec) -> str:
@@ -91,7 +98,9 @@ def architecture_of(model: ModelSpec) -> str:
     return "gqa"
 
 
-def settings_of(model: ModelSpec, machine: Machine, plans: Plans) -> tuple[tuple[Setting, ...], npt.NDArray[np.intp]]:
+def settings_of(
+    model: ModelSpec, machine: Machine, plans: Plans
+) -> tuple[tuple[Setting, ...], npt.NDArray[np.intp]]:
     """The distinct settings of the plans, and which one each plan has."""
     keys = np.stack(
         [
@@ -99,6 +108,7 @@ def settings_of(model: ModelSpec, machine: Machine, plans: Plans) -> tuple[tuple
             plans.cuda_graph,
             plans.compiled.astype(np.int64),
             plans.dispatcher,
+            plans.grouped_experts.astype(np.int64),
             np.unique(plans.stack, return_inverse=True)[1].astype(np.int64).reshape(-1),
         ],
         axis=1,
@@ -107,6 +117,7 @@ def settings_of(model: ModelSpec, machine: Machine, plans: Plans) -> tuple[tuple
     settings = tuple(
         Setting(
             family=machine.chip.family,
+            cores=cores_of(machine.chip),
             chip=machine.chip.id,
             precision=PRECISIONS[int(plans.precision[i])],
             framework=str(plans.stack[i]).split("-")[0],
@@ -114,6 +125,7 @@ def settings_of(model: ModelSpec, machine: Machine, plans: Plans) -> tuple[tuple
             graph=CUDA_GRAPHS[int(plans.cuda_graph[i])],
             compiled="compiled" if plans.compiled[i] else "eager",
             dispatcher=DISPATCHERS[int(plans.dispatcher[i])],
+            grouped="grouped" if plans.grouped_experts[i] else "looped",
             architecture=architecture_of(model),
         )
         for i in first

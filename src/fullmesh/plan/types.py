@@ -62,6 +62,8 @@ class Plan:
         Communication hidden behind computation: tensor-parallel, gradient reduction, parameter gather,
         pipeline sends, expert dispatch and combine.
     cuda_graph : {"none", "partial", "full"}
+    grouped_experts : bool
+        One grouped product over all local experts; otherwise the experts run one after another.
     dispatcher : {"alltoall", "deepep", "hybridep", "allgather"}
     precision : str
         A key of ``RECIPES``.
@@ -105,6 +107,7 @@ class Plan:
     p2p_overlap: bool = True
     ep_overlap: bool = False
     cuda_graph: str = "none"
+    grouped_experts: bool = True
     dispatcher: str = "alltoall"
     precision: str = "bf16"
     fp8_params: bool = False
@@ -230,6 +233,7 @@ class Plans:
     p2p_overlap: BoolColumn
     ep_overlap: BoolColumn
     cuda_graph: IntColumn
+    grouped_experts: BoolColumn
     dispatcher: IntColumn
     precision: IntColumn
     fp8_params: BoolColumn

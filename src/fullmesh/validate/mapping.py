@@ -282,6 +282,8 @@ def _flags(text: str, options: dict[str, Any], model: ModelSpec) -> dict[str, An
         out["param_overlap"] = False
     elif has(r"param-gather overlap|param_gather=true|grad/param overlap|\bop\b"):
         out["param_overlap"] = True
+    if has(r"\bgg\b|grouped"):
+        out["grouped_experts"] = True
     if has("all comm overlap off"):
         out |= {"tp_overlap": False, "ep_overlap": False}
     if has("sync pp comm"):
