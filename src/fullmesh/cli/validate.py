@@ -30,7 +30,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Calibrate this machine, predict small training steps, then run them (PyTorch).",
 )
 @click.option("--worst", type=click.IntRange(0), default=20, show_default=True, help="Worst rows to list.")
-@click.option("--document", type=FILE, help="Write docs/accuracy.md to this file.")
+@click.option("--document", type=FILE, help="Write the accuracy page to this file, its plot beside it.")
 def command(
     results: Path | None,
     json_out: Path | None,
@@ -65,9 +65,10 @@ def command(
     if json_out:
         shown.write(json_out, report_record(report))
     if document:
-        from fullmesh.validate.document import accuracy_document
+        from fullmesh.validate.document import accuracy_document, parity_plot
 
         shown.write_text(document, accuracy_document(report))
+        shown.write_text(document.with_suffix(".svg"), parity_plot(report))
     if not (json_out and str(json_out) == "-"):
         shown.show_report(report, worst)
     if report.shipped:

@@ -87,7 +87,10 @@ def cores_of(chip: Chip) -> str:
 
 
 def architecture_of(model: ModelSpec) -> str:
-    """Class of layers whose kernels differ: ``mla``, ``sinks`` (attention sinks, biased experts), ``hybrid``, ``gqa``."""
+    """Class of layers whose kernels differ.
+
+    ``mla``, ``sinks`` (attention sinks and biased experts), ``hybrid`` (state-space or linear mixers) or ``gqa``.
+    """
     mixers = [layer.mixer for layer in dict.fromkeys(model.layers)]
     if any(isinstance(m, Mamba2 | LinearAttention) for m in mixers):
         return "hybrid"
