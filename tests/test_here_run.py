@@ -20,7 +20,7 @@ def test_two_small_jobs_come_out_near_their_predictions() -> None:
     jobs = small_jobs("cpu")
     chosen = (0, next(i for i, job in enumerate(jobs) if job.tp == 2))
     heard: list[str] = []
-    report = validate_here("cpu", 10.0, only=chosen, say=heard.append)
+    report = validate_here("cpu", 10.0, only=chosen, report=heard.append)
     assert [row.processes for row in report.rows] == [1, 2]
     assert len(heard) == 3
     for i, row in zip(chosen, report.rows, strict=True):

@@ -113,7 +113,7 @@ def validate_here(
     clock: str = "",
     profile: HereProfile | None = None,
     only: Sequence[int] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> HereReport:
     """Calibrate, predict the step time of small training jobs, run them, and compare.
 
@@ -128,7 +128,7 @@ def validate_here(
         An earlier calibration of the same machine; left out, one is measured first.
     only : sequence of int, optional
         Positions of the jobs to run; all of them if left out.
-    say : callable
+    report : callable
         Told what happens next, for a progress line.
 
     Returns
@@ -152,7 +152,7 @@ def validate_here(
     require_torch()
     start = time.monotonic()
     if profile is None:
-        say("calibrating the machine at hand")
+        report("calibrating the machine at hand")
         profile = calibrate_here(device, _CALIBRATION_SHARE * seconds, clock=clock)
     jobs = small_jobs(profile.device)
     chosen = range(len(jobs)) if only is None else only
@@ -170,7 +170,7 @@ def validate_here(
         mine = [i for i in predicted if jobs[i].num_processes == num_processes]
         if not mine:
             continue
-        say(f"training {len(mine)} jobs on {num_processes} process{'es' * (num_processes > 1)}")
+        report(f"training {len(mine)} jobs on {num_processes} process{'es' * (num_processes > 1)}")
         answers = launch(
             "fullmesh.validate.here_run",
             {"device": profile.device, "clock": profile.clock, "jobs": mine, "seconds": each_s},
