@@ -219,6 +219,15 @@ def test_a_straggler_is_the_one_that_others_wait_for() -> None:
     assert pairs == sorted(pairs, key=lambda x: -x[2])
 
 
+def test_waits_for_peers_are_told_from_waits_for_stages() -> None:
+    costs = full()
+    graph = build_graph(costs)
+    for what, waits in ((Perturbation(), False), (Perturbation(stragglers={17: 1.5}), True)):
+        unfolded = unfold(graph, costs, what, every_rank=True)
+        found = activity(replay(unfolded.graph), costs, unfolded.multiplicity)
+        assert ("slower peers" in found.bubble_by_cause()) == waits
+
+
 def test_a_hot_expert_slows_its_block_by_the_work_of_experts_alone() -> None:
     base = even_costs("1f1b", 1, 10)
     costs = dataclasses.replace(

@@ -113,8 +113,9 @@ class Activity:
     ----------
     busy_s : float array, shape (rows, kinds)
         Compute stream, by kind of ``build.KINDS``.
-    waited_s : float array, shape (rows, 4, kinds)
-        Gaps on it, by phase (warm-up, steady, cool-down, after the last task) and by the kind of what was waited for.
+    waited_s : float array, shape (rows, 5, kinds)
+        Gaps on it, by phase (warm-up, steady, cool-down, after the last task; apart, waits for other devices of the
+        same stage) and by the kind of what was waited for.
     exposed_s : dict of str to float array, shape (rows,)
         Communication of each kind that computation waited for, inside passes and between them.
     weight : float array, shape (rows,)
@@ -150,10 +151,11 @@ class Activity:
         """Seconds that a device is idle in a step, on average, by cause.
 
         Waits for another stage's computation are named by the phase they fall into; waits for transfers by the
-        transfer; ``end of step`` is what follows a device's last task.
+        transfer; ``slower peers`` are other devices of the same stage; ``end of step`` is what follows a device's last
+        task.
         """
         out: dict[str, float] = {}
-        for phase, name in enumerate(("warm-up", "imbalance", "cool-down", "end of step")):
+        for phase, name in enumerate(("warm-up", "imbalance", "cool-down", "end of step", "slower peers")):
             for k, kind in enumerate(b.KINDS):
                 seconds = self.mean(self.waited_s[:, phase, k])
                 if seconds > 0:
@@ -212,7 +214,15 @@ def activity(
     graph = timeline.graph
     rows = graph.num_ranks
     busy, waited, who, whom, seconds = walks.gaps(
-        graph.pred, graph.kind, graph.stream, graph.rank, timeline.start_s, timeline.end_s, rows, len(b.KINDS)
+        graph.pred,
+        graph.kind,
+        graph.stream,
+        graph.rank,
+        timeline.start_s,
+        timeline.end_s,
+        rows,
+        graph.num_stages,
+        len(b.KINDS),
     )
     exposed: dict[str, Floats] = {}
     for name, column in exposed_lanes(graph, costs, timeline.taken_s).items():

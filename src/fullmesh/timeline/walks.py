@@ -16,8 +16,8 @@ from fullmesh.timeline.build import (
     S_COMPUTE,
 )
 
-# Phases of a rank that a gap may fall into.
-WARM_UP, STEADY, COOL_DOWN, AFTER = range(4)
+# Phases of a rank that a gap may fall into; PEERS is a wait for another device of the same stage, in any phase.
+WARM_UP, STEADY, COOL_DOWN, AFTER, PEERS = range(5)
 
 
 @njit(cache=True)
@@ -48,7 +48,7 @@ def critical(pred, kind, start, end, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def gaps(pred, kind, stream, rank, start, end, num_rows, num_kinds):  # type: ignore[no-untyped-def]
+def gaps(pred, kind, stream, rank, start, end, num_rows, num_stages, num_kinds):  # type: ignore[no-untyped-def]
     """What every row does, and what its gaps wait for.
 
     For the length of a gap the chain behind the task that ends it is followed back in time; the gap is split over what
@@ -58,7 +58,7 @@ def gaps(pred, kind, stream, rank, start, end, num_rows, num_kinds):  # type: ig
     -------
     busy : array, shape (rows, kinds)
         Seconds of each kind on the compute stream.
-    waited : array, shape (rows, 4, kinds)
+    waited : array, shape (rows, 5, kinds)
         Seconds waited in each phase for tasks of each kind.
     who, whom, how_long : arrays
         One entry for each piece of a gap that another row accounts for.
@@ -73,7 +73,7 @@ def gaps(pred, kind, stream, rank, start, end, num_rows, num_kinds):  # type: ig
         elif k in (K_FORWARD, K_PAIRED_FORWARD):
             last_forward[r] = max(last_forward[r], start[i])
     busy = np.zeros((num_rows, num_kinds))
-    waited = np.zeros((num_rows, 4, num_kinds))
+    waited = np.zeros((num_rows, 5, num_kinds))
     until = np.zeros(num_rows)
     size = 1024
     who, whom, how_long = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float64)
@@ -101,7 +101,8 @@ def gaps(pred, kind, stream, rank, start, end, num_rows, num_kinds):  # type: ig
                 begin = max(start[j], gap_from)
                 piece = min(end[j], at) - begin
                 if piece > 0:
-                    waited[r, phase, kind[j]] += piece
+                    peer = rank[j] != r and rank[j] % num_stages == r % num_stages
+                    waited[r, PEERS if peer else phase, kind[j]] += piece
                     if rank[j] != r:
                         if found == size:
                             size *= 2
