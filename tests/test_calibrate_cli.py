@@ -21,7 +21,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> StepFit:
         profile=profile,
         by_fold=(profile,),
         by_publisher={"me": profile},
-        run_keys=("k",),
+        configurations=("k",),
         intervals={"any|any": {"low": -0.1, "high": 0.1, "rows": 12}},
     )
     monkeypatch.setattr("fullmesh.calibrate.published.fit_published", lambda rows, progress: fit)

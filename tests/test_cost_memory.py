@@ -193,6 +193,11 @@ def test_degrees_divide_what_they_should() -> None:
     assert cp.parameters[0] == one.parameters[0]
 
 
+def test_context_parallel_ranks_keep_their_rows_of_the_scores() -> None:
+    one = activations(Plan(seq=SEQ, flash_attention=False))[0]
+    assert activations(Plan(seq=SEQ, cp=8, flash_attention=False))[0] == pytest.approx(one / 8)
+
+
 @pytest.mark.parametrize("module", ["mlp", "layernorm"])
 def test_recomputing_a_module_saves_its_tensors(module: str) -> None:
     plan = Plan(seq=SEQ, recompute="selective", recompute_modules=(module,))

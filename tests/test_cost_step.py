@@ -373,6 +373,34 @@ def test_what_hides_slows_computation_down_by_the_contention() -> None:
     assert busy.step_s[0] - calm.step_s[0] == pytest.approx(0.2 * float(calm.tp_s[0]), rel=1e-9)
 
 
+def test_sharded_parameters_hide_and_what_hides_slows_down() -> None:
+    from fullmesh.cost.components import C
+
+    stages, plans = even_stages(Plan(dp=8, gbs=8, zero=3), 1.0, 2.0)
+    x = stages.components.copy()
+    x[:, C.FSDP_F], x[:, C.FSDP_B] = 0.5, 1.0
+    loaded = dataclasses.replace(stages, components=x)
+    base = {"linear": 1.0, "all": 1.0, "fsdp": 1.0}
+    none = step_time(loaded, plans, terms(plans, base))
+    assert none.fsdp_s[0] == pytest.approx(1.5)
+    assert none.step_s[0] == pytest.approx(4.5)
+    most = step_time(loaded, plans, terms(plans, base | {"overlap_fsdp": 1.0}))
+    assert 0 < most.fsdp_s[0] < 0.1
+    busy = step_time(loaded, plans, terms(plans, base | {"overlap_fsdp": 1.0, "contention": 0.2}))
+    assert busy.step_s[0] - most.step_s[0] == pytest.approx(0.2 * (1.5 - most.fsdp_s[0]))
+
+
+@pytest.mark.parametrize("vpp", [1, 2])
+@pytest.mark.parametrize("hidden", [0.0, 0.75])
+def test_sends_are_paid_on_the_way_in_and_out_and_where_they_do_not_hide(vpp: int, hidden: float) -> None:
+    stages, plans = even_stages(Plan(pp=4, vpp=vpp, gbs=16), 1.0, 2.0)
+    loaded = dataclasses.replace(stages, send_s=np.full(len(stages.send_s), 0.1))
+    found = step_time(
+        loaded, plans, terms(plans, {"linear": 1.0, "all": 1.0, "send": 1.0, "overlap_send": hidden})
+    )
+    assert found.send_s[0] == pytest.approx(0.1 * (2 * vpp * 16 * (1 - hidden) + 2 * 3))
+
+
 def test_stragglers_grow_with_every_doubling_beyond_a_node() -> None:
     for dp, doublings in ((1, 0), (8, 0), (16, 1), (64, 3)):
         stages, plans = even_stages(Plan(dp=dp, gbs=dp), 1.0, 2.0)

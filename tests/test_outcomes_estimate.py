@@ -163,6 +163,27 @@ def test_levers_that_are_already_pulled_are_not_offered() -> None:
     assert not taken & set(found.limit.levers)
 
 
+def test_full_recompute_is_not_offered_where_it_is_on() -> None:
+    # a small vocabulary, so that activations and not logits take the space
+    model = dataclasses.replace(LLAMA, vocab=1000)
+    plan = Plan(dp=64, gbs=64, seq=1 << 20, zero=3)
+    found = estimate(model, H200, plan)
+    assert isinstance(found, Infeasible)
+    assert found.limit.where.endswith("mostly activations")
+    assert "recompute = full" in found.limit.levers
+    again = estimate(model, H200, dataclasses.replace(plan, recompute="full", seq=1 << 22))
+    assert isinstance(again, Infeasible)
+    assert not {"recompute = full", "a smaller micro-batch"} & set(again.limit.levers)
+
+
+@pytest.mark.parametrize(("tp", "pp", "cp"), [(1, 4, 1), (4, 1, 1), (1, 1, 4), (2, 2, 2)])
+def test_recomputed_work_is_that_of_the_whole_model(tp: int, pp: int, cp: int) -> None:
+    plan = Plan(tp=tp, pp=pp, cp=cp, dp=2, gbs=64, recompute="full")
+    e = runs("llama-3-8b", H200, plan)
+    alone = runs("llama-3-8b", H200, Plan(dp=8, gbs=64, recompute="full"))
+    assert e.hfu / e.mfu == pytest.approx(alone.hfu / alone.mfu, rel=1e-9)
+
+
 def test_a_lever_that_is_pulled_makes_it_fit() -> None:
     plan = Plan(dp=8, gbs=128, mbs=16)
     assert isinstance(estimate(LLAMA, H200, plan), Infeasible)
@@ -175,6 +196,8 @@ def test_a_lever_that_is_pulled_makes_it_fit() -> None:
     [
         ("h200", "bf16", "bf16"),
         ("h200", "fp8-block", "fp8-block"),
+        ("h200", "mxfp8", "fp8"),
+        ("h200", "nvfp4", "fp8"),
         ("gb200-nvl72", "nvfp4", "nvfp4"),
         ("gb200-nvl72", "mxfp8", "mxfp8"),
         ("cloudmatrix384", "fp8", "bf16"),
@@ -204,26 +227,8 @@ def test_a_chip_without_any_of_them_is_refused() -> None:
         supported_precision(dataclasses.replace(H200, chip=chip), "nvfp4")
 
 
-KNOWN = {
-    **{("atlas-910a-pod", name): "head and router ask for BF16" for name in RECIPES},
-    **{
-        (m, name): "the chip has FP8 but no MX scales"
-        for m in ("dgx-h100", "dgx-h200", "h100-94-cluster", "h100-96-cluster", "h800-cluster")
-        for name in ("mxfp8", "nvfp4")
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("machine", "wanted"),
-    [
-        pytest.param(
-            m, r, marks=[pytest.mark.xfail(strict=True, reason=KNOWN[m, r])] if (m, r) in KNOWN else []
-        )
-        for m in list_machines()
-        for r in RECIPES
-    ],
-)
+@pytest.mark.parametrize("machine", list_machines())
+@pytest.mark.parametrize("wanted", RECIPES)
 def test_what_is_said_to_be_supported_can_be_priced(machine: str, wanted: str) -> None:
     m = load_machine(machine, num_devices=None)
     name, _ = supported_precision(m, wanted)

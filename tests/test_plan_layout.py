@@ -194,7 +194,6 @@ def test_counts_follow_the_models_own_order() -> None:
     assert re.fullmatch(r"(2 ?)+", " ".join(map(str, layout.chunk_layers)))
 
 
-@pytest.mark.xfail(strict=True, reason="embedding and head are not counted")
 @pytest.mark.parametrize("text", ["tt|ttL", "Ett|tt", "Ett|EttL", "EttL|ttL"])
 def test_a_layout_has_one_embedding_and_one_head(text: str) -> None:
     with pytest.raises(PlanError):

@@ -193,7 +193,6 @@ def test_every_recipe_ends_in_bf16_or_itself() -> None:
             seen.append(following)
 
 
-@pytest.mark.xfail(strict=True, reason="accepted, and priced as something else")
 @pytest.mark.parametrize(
     "plan", [Plan(dp=8, gbs=8, zero=3, shard=-8), Plan(grad_bytes=0), Plan(pp=3, gbs=6, schedule="dualpipe")]
 )

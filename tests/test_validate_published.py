@@ -13,6 +13,7 @@ from fullmesh.validate.published import (
     GIB,
     NUM_FOLDS,
     OUTLIER_RATIO,
+    configuration,
     folds,
     is_headline,
     outliers,
@@ -93,6 +94,9 @@ class TestOutliers:
     def test_one_that_is_far_too_fast(self) -> None:
         assert list(outliers(self.many(1.0, 1.05, 0.6))) == ["k2"]
 
+    def test_a_row_is_held_against_the_others_without_itself(self) -> None:
+        assert list(outliers(self.many(1.0, 1.4, 2.0))) == ["k0", "k2"]
+
     def test_just_within_the_ratio(self) -> None:
         assert outliers(self.many(1.0, 1.0, 1.0, OUTLIER_RATIO * 0.999)) == {}
         assert list(outliers(self.many(1.0, 1.0, 1.0, OUTLIER_RATIO * 1.001))) == ["k3"]
@@ -168,3 +172,24 @@ def test_folds_of_the_table_are_even_and_every_publisher_is_spread() -> None:
     for keys in by_publisher.values():
         if len(keys) >= 3 * NUM_FOLDS:
             assert {found[k] for k in keys} == set(range(NUM_FOLDS))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gpu": "H200"},
+        {"n_gpus": 8},
+        {"model": "other"},
+        {"layers": 2},
+        {"seq": 128},
+        {"precision": "BF16"},
+        {"tp": 8},
+        {"pp": 16},
+        {"ep": 2},
+        {"mbs": 7},
+        {"gbs": 7},
+    ],
+)
+def test_a_configuration_is_what_ran_and_not_its_key(change: dict[str, object]) -> None:
+    assert configuration(row(run_key="a", id="b", step_s=9.0)) == configuration(row(run_key="c"))
+    assert configuration(row(**change)) != configuration(row())
