@@ -13,7 +13,7 @@ from fullmesh.errors import ScenarioError
 from fullmesh.timeline import build as b
 from fullmesh.timeline import reference
 from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
-from fullmesh.timeline.engines import Contention, Network, network_over, replay, replay_many, sends_of
+from fullmesh.timeline.engines import Contention, Network, network_over, replay, sends_of
 from fullmesh.timeline.graph import TaskGraph
 from fullmesh.timeline.perturb import unfold
 from fullmesh.timeline.schedules import build_graph
@@ -203,15 +203,6 @@ def test_sends_of_many_pipelines_share_what_they_cross() -> None:
     alone = replay(graph).step_s
     assert step(1e12) == pytest.approx(alone)
     assert step(2e9) > step(8e9) >= alone * (1 - 1e-12)
-
-
-def test_many_variants_at_once_equal_single_runs() -> None:
-    graph = build_graph(busy_costs(5))
-    scale = np.random.default_rng(1).uniform(1, 1.5, (graph.num_ranks, 4))
-    steps = replay_many(graph, scale)
-    for k in range(4):
-        one = replay(graph.with_durations(graph.duration_s * scale[graph.rank, k])).step_s
-        assert steps[k] == one
 
 
 def test_replay_is_deterministic() -> None:

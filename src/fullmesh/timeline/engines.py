@@ -232,21 +232,3 @@ def replay(
     return Timeline(
         graph=graph, start_s=start, end_s=end, engine=engine, engine_s=took, num_solves=int(solves)
     )
-
-
-def replay_many(graph: TaskGraph, scale: Floats) -> Floats:
-    """Step times of many variants at once.
-
-    Parameters
-    ----------
-    scale : float array, shape (num_ranks, K)
-        Factor on the durations of each rank in each variant.
-
-    Returns
-    -------
-    float array, shape (K,)
-    """
-    end = np.empty((len(graph), scale.shape[1]))
-    kernels.maxplus_many(graph.pred, graph.duration_s, np.ascontiguousarray(scale), graph.rank, end)
-    out: Floats = end.max(axis=0)
-    return out

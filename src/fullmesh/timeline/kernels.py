@@ -20,18 +20,6 @@ def maxplus(pred, duration, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def maxplus_many(pred, duration, lane_scale, rank, end):  # type: ignore[no-untyped-def]
-    """Like :func:`maxplus` for several configurations at once: ``lane_scale[rank, k]`` scales the durations of rank."""
-    width = lane_scale.shape[1]
-    for k in range(width):
-        end[0, k] = 0.0
-    for i in range(1, len(duration)):
-        a, b, c, r = pred[i, 0], pred[i, 1], pred[i, 2], rank[i]
-        for k in range(width):
-            end[i, k] = max(end[a, k], end[b, k], end[c, k]) + duration[i] * lane_scale[r, k]
-
-
-@njit(cache=True)
 def starts(pred, end, start):  # type: ignore[no-untyped-def]
     """When every task could start: the latest end among its predecessors."""
     start[0] = 0.0
