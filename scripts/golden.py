@@ -81,14 +81,14 @@ CASES: tuple[tuple[str, str, str, int, Plan], ...] = (
         "pangu-ultra-135b",
         "atlas-900-a2-podc",
         512,
-        Plan(tp=8, pp=8, vpp=4, dp=8, gbs=512, recompute="full", stack="mindspeed"),
+        Plan(tp=8, pp=8, vpp=4, dp=8, gbs=512, recompute="full", stack="mindspeed-2026"),
     ),
     (
         "DeepSeek-V3 on CloudMatrix 384, zero-bubble",
         "deepseek-v3",
         "cloudmatrix384",
         768,
-        Plan(tp=1, pp=16, dp=48, ep=16, gbs=3840, recompute="full", schedule="zero-bubble", stack="mindspeed"),
+        Plan(tp=1, pp=16, dp=48, ep=16, gbs=3840, recompute="full", schedule="zero-bubble", stack="mindspeed-2026"),
     ),
 )  # fmt: skip
 

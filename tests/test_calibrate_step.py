@@ -125,9 +125,6 @@ class TestDesign:
     def test_the_order_of_the_settings_does_not_change_the_names(self, table: CaseTable) -> None:
         assert design("step", table.settings[::-1]).names == design("step", table.settings).names
 
-    @pytest.mark.xfail(
-        strict=True, reason="a stack without a release has its framework's name, and counts twice"
-    )
     def test_a_vector_and_a_profile_of_effects_give_the_same_terms(self, table: CaseTable) -> None:
         d = design("step", table.settings)
         effects = np.round(np.random.default_rng(3).normal(0, 0.3, len(d.names)), 4)
