@@ -14,10 +14,12 @@ import numpy.typing as npt
 from fullmesh.calibrate.files import write_json
 from fullmesh.calibrate.step import Design, fit_memory, fit_step, profile_of
 from fullmesh.cost.terms import EffectProfile
+from fullmesh.errors import ResultsError
 from fullmesh.validate.cases import CaseTable, case_table
 from fullmesh.validate.published import (
     GIB,
     NUM_FOLDS,
+    configuration,
     folds,
     is_headline,
     outliers,
@@ -44,7 +46,7 @@ class StepFit:
     profile: EffectProfile
     by_fold: tuple[EffectProfile, ...]
     by_publisher: dict[str, EffectProfile]
-    run_keys: tuple[str, ...]
+    configurations: tuple[str, ...]
     intervals: dict[str, dict[str, float]]
 
 
@@ -56,6 +58,8 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
     odd = outliers(rows)
     used = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
     table, _ = case_table(used)
+    if table is None:
+        raise ResultsError("no row of the table can be predicted", where="published results")
     published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
     use = np.array([is_headline(c.row) and c.row.id not in odd for c in table.cases]) & ~np.isnan(published)
     published = np.where(np.isnan(published), 1.0, published)
@@ -84,7 +88,9 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         profile=profile,
         by_fold=tuple(by_fold),
         by_publisher=by_publisher,
-        run_keys=tuple(sorted({c.row.run_key for c, u in zip(table.cases, use, strict=True) if u})),
+        configurations=tuple(
+            sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
+        ),
         intervals=_intervals(table, residual, use),
     )
 
@@ -127,7 +133,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         "date": date.isoformat(),
         "fitted_on": "published training results, tiers A and B, pre-training, outliers left out",
         "rows_digest": digest,
-        "configurations": len(fit.run_keys),
+        "configurations": len(fit.configurations),
         "effects": len(fit.profile.effects),
         "command": "fullmesh calibrate published",
     }
@@ -138,7 +144,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         folder / "step_held_out.json",
         {
             "provenance": provenance,
-            "run_keys": list(fit.run_keys),
+            "configurations": list(fit.configurations),
             "folds": [dict(sorted(p.effects.items())) for p in fit.by_fold],
             "publishers": {k: dict(sorted(p.effects.items())) for k, p in fit.by_publisher.items()},
         },

@@ -105,7 +105,7 @@ def fit_step(
             moved = summed.copy()
             moved[:, t] += DIFFERENCE
             slopes[:, t] = (log_step(moved) - base) / DIFFERENCE
-        return np.einsum("rt,rte->re", slopes, starts_of) / STEP_SCATTER
+        return np.asarray(np.einsum("rt,rte->re", slopes, starts_of) / STEP_SCATTER)
 
     guess = np.zeros(len(d.names)) if start is None else start
     return d, robust_fit(residuals, jacobian, guess, d.prior_sd)

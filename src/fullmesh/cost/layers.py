@@ -49,6 +49,8 @@ class Split:
 
     Parameters
     ----------
+    kernel, wide : str
+        Kernel of the recipe's products, and of what stays in 16 bits in every recipe (head, router, scans).
     tokens : float array, shape (n,)
         Tokens of one micro-batch on one context-parallel rank.
     local_tokens : float array, shape (n,)
@@ -60,6 +62,7 @@ class Split:
     model: ModelSpec
     profile: OperatorProfile
     kernel: str
+    wide: str
     cast_bytes: float
     tokens: Floats
     local_tokens: Floats
@@ -81,6 +84,7 @@ def split(model: ModelSpec, machine: Machine, plans: Plans, precision: str) -> S
         model=model,
         profile=load_profile(machine.chip),
         kernel=recipe.kernel,
+        wide="bf16" if "bf16" in machine.chip.matrix_flop_per_s else "fp16",
         cast_bytes=recipe.cast_bytes,
         tokens=tokens,
         local_tokens=local,
@@ -189,7 +193,7 @@ class _Cost:
 
     def scan(self, flop: Floats, num_bytes: Floats) -> None:
         """A chunked state-space or delta-rule scan: its products at peak plus its traffic; the fit scales it."""
-        peak = self.s.machine.chip.matrix_flop_per_s["bf16"]
+        peak = self.s.machine.chip.matrix_flop_per_s[self.s.wide]
         forward = flop / peak + memory_bound_s(self.s.profile, num_bytes)
         again = self.share("core_attn")
         self.add(C.SCAN_F, forward)
@@ -244,7 +248,7 @@ def head_cost(s: Split) -> Floats:
     cost.memory(
         2 * BF16_BYTES * s.local_tokens * s.model.hidden, 3 * BF16_BYTES * s.local_tokens * s.model.hidden
     )
-    cost.linear(s.tokens, vocab, float(s.model.hidden), kernel="bf16")
+    cost.linear(s.tokens, vocab, float(s.model.hidden), kernel=s.wide)
     # logits are read for the maximum, the sum and the loss, in FP32; the gradient overwrites them
     cost.memory(3.0 * FP32_BYTES * s.tokens * vocab, 2.0 * FP32_BYTES * s.tokens * vocab, kernels=4.0)
     num_bytes = BF16_BYTES * s.tokens * s.model.hidden
@@ -466,7 +470,7 @@ def _moe(cost: _Cost, moe: MoE) -> None:
     cost.add(C.SYNC_F, 1.0)
     cost.add(C.SYNC_B, 1.0)
     cost.add(C.SYNC_R, again)
-    cost.linear(tokens, float(moe.num_experts), h, module="moe", kernel="bf16")
+    cost.linear(tokens, float(moe.num_experts), h, module="moe", kernel=s.wide)
     scores = tokens * moe.num_experts
     cost.route(4.0 * FP32_BYTES * scores, 3.0 * FP32_BYTES * scores, again=again, kernels=8.0)
     if moe.latent:

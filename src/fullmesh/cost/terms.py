@@ -139,7 +139,7 @@ def settings_of(
 def effect_keys(term: Term, setting: Setting) -> list[tuple[str, float]]:
     """Names and prior deviations of the effects that apply to a term in a setting."""
     return [
-        ("|".join([term.name, *(getattr(setting, a) for a in attributes)]), sd)
+        ("|".join([term.name, *(f"{a}={getattr(setting, a)}" for a in attributes)]), sd)
         for attributes, sd in term.levels
     ]
 

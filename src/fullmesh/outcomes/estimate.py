@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fullmesh.cost.components import C
 from fullmesh.cost.memory import MemoryLedger, memory_ledger
+from fullmesh.cost.operators import gemm_s, load_profile
 from fullmesh.cost.stages import Stages, stage_table
 from fullmesh.cost.step import PARTS, StepTime, step_time
 from fullmesh.cost.terms import load_effects, settings_of
@@ -288,7 +289,7 @@ def supported_precision(machine: Machine, wanted: str) -> tuple[str, str]:
     """
     name = wanted
     seen = []
-    while RECIPES[name].linear not in machine.chip.matrix_flop_per_s:
+    while not _runs(machine, name):
         seen.append(name)
         name = "fp16" if name == "bf16" else RECIPES[name].fallback
         if name in seen:
@@ -297,6 +298,18 @@ def supported_precision(machine: Machine, wanted: str) -> tuple[str, str]:
         "" if name == wanted else f"{machine.chip.name} has no {wanted.upper()}; {name.upper()} used instead"
     )
     return name, note
+
+
+def _runs(machine: Machine, name: str) -> bool:
+    """Whether the chip has the dtype and a kernel for the recipe (block scales need more than FP8 units)."""
+    recipe = RECIPES[name]
+    if recipe.linear not in machine.chip.matrix_flop_per_s:
+        return False
+    try:
+        gemm_s(load_profile(machine.chip), 128.0, 128.0, 128.0, recipe.kernel)
+    except PlanError:
+        return False
+    return True
 
 
 def is_close(a: Estimate, b: Estimate) -> bool:

@@ -66,6 +66,11 @@ def parse_layout(text: str) -> list[str]:
     return expanded.split("|")
 
 
+def text_count(chunks: list[str], letter: str) -> int:
+    """How often a letter stands in all chunks of a layout."""
+    return sum(c.count(letter) for c in chunks)
+
+
 def default_chunks(num_layers: int, num_chunks: int) -> list[int]:
     """Layers of every chunk when nothing else is said.
 
@@ -113,6 +118,15 @@ def stage_layout(model: ModelSpec, pp: int, vpp: int, layout: str = "") -> Stage
         if sum(chunks) != model.num_layers:
             raise PlanError(
                 f"the pipeline layout places {sum(chunks)} layers", expected=f"{model.num_layers} layers"
+            )
+        if not (
+            text_count(chunks_text, "E") == text_count(chunks_text, "L") == 1
+            and "E" in chunks_text[0]
+            and any("L" in c for c in chunks_text)
+        ):
+            raise PlanError(
+                f"the pipeline layout {layout!r} needs one embedding and one head",
+                expected="E once, in the first chunk, and L once",
             )
         for i, c in enumerate(chunks_text):
             embedding[i % pp] += c.count("E")

@@ -184,6 +184,14 @@ def check_plan(plan: Plan, *, where: str = "plan") -> None:
                 where=where,
                 hint=did_you_mean(module, list(MODULES)),
             )
+    if plan.shard < 0:
+        raise PlanError(
+            f"shard = {plan.shard}", where=where, expected="0 for all ranks, or a number of ranks"
+        )
+    if plan.grad_bytes not in (2, 4):
+        raise PlanError(f"grad_bytes = {plan.grad_bytes}", where=where, expected="2 (BF16) or 4 (FP32)")
+    if plan.schedule == "dualpipe" and plan.pp > 1 and plan.pp % 2:
+        raise PlanError(f"dualpipe on {plan.pp} stages", where=where, expected="an even number of stages")
     if plan.zero not in (0, 1, 2, 3):
         raise PlanError(f"zero = {plan.zero}", where=where, expected="0, 1, 2 or 3")
     if plan.gbs % (plan.mbs * plan.dp):

@@ -222,7 +222,7 @@ def _as_plans(q: Question, grid: _Grid) -> Plans:
         elif name == "offload_optimizer" and "offload" in grid.columns:
             columns[name] = grid["offload"].astype(np.float64)
         elif isinstance(value, str):
-            columns[name] = np.full(n, value, dtype=np.str_)
+            columns[name] = np.full(n, value)
         else:
             kind = {bool: np.bool_, int: np.int64, float: np.float64}[type(value)]
             columns[name] = np.full(n, value, dtype=kind)

@@ -85,8 +85,8 @@ def group_ledger(group: CaseGroup, table: TermTable) -> MemoryLedger:
     return memory_ledger(group.model, group.stages, group.plans, table)
 
 
-def case_table(rows: Sequence[ResultRow]) -> tuple[CaseTable, tuple[Refusal, ...]]:
-    """Map and cost all rows; what cannot be mapped comes back with its reason."""
+def case_table(rows: Sequence[ResultRow]) -> tuple[CaseTable | None, tuple[Refusal, ...]]:
+    """Map and cost all rows; what cannot be mapped comes back with its reason (no table where nothing can)."""
     cases: list[Case] = []
     refusals: list[Refusal] = []
     for row in rows:
@@ -112,6 +112,8 @@ def case_table(rows: Sequence[ResultRow]) -> tuple[CaseTable, tuple[Refusal, ...
                     failed.add(i)
                     refusals.append(Refusal(row=cases[i].row, reason=_reason(error)))
     kept = [i for i in range(len(cases)) if i not in failed]
+    if not kept:
+        return None, tuple(refusals)
     position = {old: new for new, old in enumerate(kept)}
     groups = [
         dataclasses.replace(g, members=np.array([position[int(i)] for i in g.members], dtype=np.int64))
@@ -141,8 +143,6 @@ def _group(cases: Sequence[Case], members: list[int]) -> CaseGroup:
 
 
 def _join(cases: list[Case], groups: list[CaseGroup]) -> CaseTable:
-    if not groups:
-        raise FullmeshError("no row of the table can be predicted")
     width = max(g.stages.kind_counts.shape[1] for g in groups)
     columns: dict[str, list[npt.NDArray[np.generic]]] = {f.name: [] for f in dataclasses.fields(Stages)}
     settings: list[Setting] = []

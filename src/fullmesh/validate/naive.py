@@ -38,7 +38,12 @@ def naive_step_s(cases: Sequence[Case], published_s: Floats, use: npt.NDArray[np
 def _ideal_s(case: Case) -> float:
     plan, chip = case.plan, case.machine.chip
     recipe = RECIPES[plan.precision]
-    peak = chip.matrix_flop_per_s.get(recipe.linear, chip.matrix_flop_per_s["bf16"])
+    peaks = chip.matrix_flop_per_s
+    peak = (
+        peaks[recipe.linear]
+        if recipe.linear in peaks
+        else max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0))
+    )
     flop = 3.0 * model_flop_per_token(case.model, plan.seq) * plan.gbs * plan.seq
     bubble = 1.0 + (plan.pp - 1) / (plan.vpp * plan.num_microbatches)
     return flop / (plan.num_devices * peak) * bubble

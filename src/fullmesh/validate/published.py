@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,15 @@ def published_memory_bytes(row: ResultRow) -> tuple[str, float | None]:
     if row.mem_reserved_gib:
         return "reserved", row.mem_reserved_gib * GIB
     return "", None
+
+
+def configuration(row: ResultRow) -> str:
+    """What ran, as a digest: device, model, precision, degrees and batch, whatever key the table gives it."""
+    fields = (
+        row.gpu, row.n_gpus, row.model, row.layers, row.hidden, row.heads, row.seq, row.precision, row.tp, row.cp,
+        row.pp, row.vpp, row.dp, row.ep, row.etp, row.fsdp, row.mbs, row.gbs, row.phase,
+    )  # fmt: skip
+    return hashlib.sha256("|".join(map(str, fields)).encode()).hexdigest()[:12]
 
 
 def is_headline(row: ResultRow) -> bool:

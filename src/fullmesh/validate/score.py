@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib.resources
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,14 @@ from fullmesh.outcomes.intervals import interval_for
 from fullmesh.validate.cases import CaseTable, case_table
 from fullmesh.validate.mapping import Case
 from fullmesh.validate.naive import naive_step_s
-from fullmesh.validate.published import folds, is_headline, outliers, published_memory_bytes, published_step_s
+from fullmesh.validate.published import (
+    configuration,
+    folds,
+    is_headline,
+    outliers,
+    published_memory_bytes,
+    published_step_s,
+)
 from fullmesh.validate.results import ResultRow, read_results
 
 Floats = npt.NDArray[np.float64]
@@ -116,28 +123,61 @@ def _held_out() -> tuple[tuple[EffectProfile, ...], dict[str, EffectProfile], fr
     data = json.loads(path.read_text("utf-8"))
     by_fold = tuple(EffectProfile(effects=e, provenance={}) for e in data["folds"])
     by_publisher = {k: EffectProfile(effects=e, provenance={}) for k, e in data["publishers"].items()}
-    return by_fold, by_publisher, frozenset(data["run_keys"])
+    return by_fold, by_publisher, frozenset(data["configurations"])
 
 
 def score(rows: Sequence[ResultRow] | None = None) -> Report:
     """Predict and score every row; without ``rows`` the shipped table."""
     shipped = rows is None
     rows = read_results() if rows is None else rows
-    by_fold, by_publisher, fitted_keys = _held_out()
     odd = outliers(rows)
     timed = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
     table, refusals = case_table(timed)
     reasons = {r.row.id: r.reason for r in refusals}
+    columns = _predict(table, odd, shipped) if table is not None else _Predicted()
+    at = {case.row.id: i for i, case in enumerate(columns.cases)}
+    scored = tuple(_row_score(row, at.get(row.id), columns, reasons, odd) for row in rows)
+    return _report(scored, shipped)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Predicted:
+    """Predictions of all cases, columns of shape ``(num_cases,)``."""
+
+    cases: tuple[Case, ...] = ()
+    predicted: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    held_out: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    without: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    naive: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    allocated: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    reserved: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    fitted: npt.NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+
+def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predicted:
+    """Predict every case with the full fit, with the fits that held it out, and with the naive model."""
+    by_fold, by_publisher, fitted_configurations = _held_out()
     published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
     predicted = table.step_times(load_effects()).step_s
     allocated, reserved = table.peak_memory(load_effects())
-    fold_of = folds(read_results())
-    fitted = np.array([c.row.run_key in fitted_keys and is_headline(c.row) for c in table.cases])
+    shipped_rows = read_results()
+    fold_of_key = folds(shipped_rows)
+    fold_of = {configuration(r): fold_of_key[r.run_key] for r in shipped_rows}
+    names = [configuration(c.row) for c in table.cases]
+    # in the shipped table the fold of a row is that of its key; elsewhere a key means nothing, what ran does
+    fold = [
+        fold_of_key[c.row.run_key] if shipped else fold_of.get(n)
+        for n, c in zip(names, table.cases, strict=True)
+    ]
+    fitted = np.array(
+        [n in fitted_configurations and is_headline(c.row) for n, c in zip(names, table.cases, strict=True)],
+        dtype=bool,
+    )
     held_out = _select(
         table,
         predicted,
         by_fold,
-        [fold_of.get(c.row.run_key) if f else None for c, f in zip(table.cases, fitted, strict=True)],
+        [k if f else None for k, f in zip(fold, fitted, strict=True)],
     )
     without = _select(
         table,
@@ -148,16 +188,16 @@ def score(rows: Sequence[ResultRow] | None = None) -> Report:
     usable = np.array(
         [is_headline(c.row) and c.row.id not in odd and bool(published_step_s(c.row)) for c in table.cases]
     )
-    naive = naive_step_s(table.cases, published, usable)
-    at = {case.row.id: i for i, case in enumerate(table.cases)}
-    scored = tuple(
-        _row_score(
-            row, at.get(row.id), table.cases, reasons, odd,
-            predicted, held_out, without, naive, allocated, reserved, fitted,
-        )
-        for row in rows
-    )  # fmt: skip
-    return _report(scored, shipped)
+    return _Predicted(
+        cases=table.cases,
+        predicted=predicted,
+        held_out=held_out,
+        without=without,
+        naive=naive_step_s(table.cases, published, usable),
+        allocated=allocated,
+        reserved=reserved,
+        fitted=fitted,
+    )
 
 
 def _select(
@@ -179,18 +219,7 @@ def _select(
 
 
 def _row_score(
-    row: ResultRow,
-    i: int | None,
-    cases: Sequence[Case],
-    reasons: dict[str, str],
-    odd: dict[str, str],
-    predicted: Floats,
-    held_out: Floats,
-    without: Floats,
-    naive: Floats,
-    allocated: Floats,
-    reserved: Floats,
-    fitted: npt.NDArray[np.bool_],
+    row: ResultRow, i: int | None, p: _Predicted, reasons: Mapping[str, str], odd: Mapping[str, str]
 ) -> RowScore:
     published = published_step_s(row)
     kind, memory = published_memory_bytes(row)
@@ -204,10 +233,10 @@ def _row_score(
         status, reason = "outlier", odd[row.id]
     else:
         status, reason = "ok", ""
-    case = cases[i] if i is not None else None
-    step = float(predicted[i]) if i is not None else None
+    case = p.cases[i] if i is not None else None
+    step = float(p.predicted[i]) if i is not None else None
     interval = (
-        interval_for(case.machine.chip.family, moe=case.model.is_moe, step_s=float(held_out[i]))
+        interval_for(case.machine.chip.family, moe=case.model.is_moe, step_s=float(p.held_out[i]))
         if case is not None and i is not None
         else None
     )
@@ -229,17 +258,17 @@ def _row_score(
         step_from=row.step_from,
         published_step_s=published,
         predicted_step_s=step,
-        cross_validated_step_s=float(held_out[i]) if i is not None else None,
-        left_out_publisher_step_s=float(without[i]) if i is not None else None,
-        naive_step_s=float(naive[i]) if i is not None and not np.isnan(naive[i]) else None,
+        cross_validated_step_s=float(p.held_out[i]) if i is not None else None,
+        left_out_publisher_step_s=float(p.without[i]) if i is not None else None,
+        naive_step_s=float(p.naive[i]) if i is not None and not np.isnan(p.naive[i]) else None,
         low_s=interval.low_s if interval else None,
         high_s=interval.high_s if interval else None,
         memory_kind=kind,
         published_memory_bytes=memory,
-        predicted_memory_bytes=float((allocated if kind == "allocated" else reserved)[i])
+        predicted_memory_bytes=float((p.allocated if kind == "allocated" else p.reserved)[i])
         if i is not None and memory
         else None,
-        fitted_on=bool(fitted[i]) and status == "ok" if i is not None else False,
+        fitted_on=bool(p.fitted[i]) and status == "ok" if i is not None else False,
         assumptions=case.assumptions if case else (),
     )
 
