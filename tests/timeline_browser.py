@@ -61,6 +61,8 @@ class Viewer:
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
         self.profile = tempfile.TemporaryDirectory(prefix="viewer-", ignore_cleanup_errors=True)
+        # the viewer at chrome://tracing is an internal page, which has to be allowed
+        (Path(self.profile.name) / "Local State").write_text('{"internal_only_uis_enabled": true}')
         command_in, self.commands = os.pipe()
         self.answers, answer_out = os.pipe()
 
