@@ -194,7 +194,7 @@ def test_counts_follow_the_models_own_order() -> None:
     assert re.fullmatch(r"(2 ?)+", " ".join(map(str, layout.chunk_layers)))
 
 
-@pytest.mark.parametrize("text", ["tt|ttL", "Ett|tt", "Ett|EttL", "EttL|ttL"])
+@pytest.mark.parametrize("text", ["tt|ttL", "Ett|tt", "Ett|EttL", "EttL|ttL", "tt|EttL"])
 def test_a_layout_has_one_embedding_and_one_head(text: str) -> None:
     with pytest.raises(PlanError):
         stage_layout(model(4), 2, 1, text)
