@@ -74,6 +74,8 @@ def show_report(report: Report, worst: int) -> None:
     for name, (count, share) in report.interval_coverage.items():
         coverage.add_row(name, str(count), percent(share))
     show(coverage)
+    if report.alternatives:
+        show(_lines("Where the source does not name the bin of the chip", "machine", report.alternatives))
     if report.memory:
         show(_lines("Peak memory, like with like", "publisher", report.memory))
         show(f"mean of the publishers' medians: {percent(report.memory_median)}", "")

@@ -85,13 +85,15 @@ def group_ledger(group: CaseGroup, table: TermTable) -> MemoryLedger:
     return memory_ledger(group.model, group.stages, group.plans, table)
 
 
-def case_table(rows: Sequence[ResultRow]) -> tuple[CaseTable | None, tuple[Refusal, ...]]:
+def case_table(
+    rows: Sequence[ResultRow], *, alternative: bool = False
+) -> tuple[CaseTable | None, tuple[Refusal, ...]]:
     """Map and cost all rows; what cannot be mapped comes back with its reason (no table where nothing can)."""
     cases: list[Case] = []
     refusals: list[Refusal] = []
     for row in rows:
         try:
-            cases.append(row_case(row))
+            cases.append(row_case(row, alternative=alternative))
         except FullmeshError as error:
             refusals.append(Refusal(row=row, reason=_reason(error)))
     keys: dict[tuple[str, str, int, ModelSpec], list[int]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from typing import Any
@@ -12,20 +13,35 @@ from fullmesh.validate.here_jobs import Job, small_jobs
 from fullmesh.validate.here_models import SmallModel
 
 torch: Any = load_torch()
-_WARM_UP, _LEAST_STEPS, _MOST_STEPS = 3, 7, 60
+_WARM_UP, _LEAST_STEPS, _MOST_STEPS = 2, 5, 40
+# all jobs in turn, twice, so that a disturbance does not hit all steps of one of them
+_ROUNDS = 2
 # an accelerator's queue runs through several steps between two looks at the clock, as in training
 _STEPS_PER_LOOK = {"cpu": 1, "cuda": 5, "npu": 5}
 
 
-def time_job(job: Job, device: Device, rank: int, seconds: float) -> dict[str, Any]:
-    """Train ``job`` for about ``seconds``.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Steps of one job on one process.
 
-    Returns
-    -------
-    dict
-        ``step_s`` by the clock of the device and ``wall_s``, medians over the steps; ``steps``; ``loss``;
-        ``parameters`` and ``tensors`` on this process.
+    Parameters
+    ----------
+    clock_s, wall_s : list of float
+        Seconds a step by the clock of the device and by the wall clock, one entry a look at the clock.
+    loss : float
+        After the last step.
+    parameters : int
+        On this process.
     """
+
+    clock_s: list[float]
+    wall_s: list[float]
+    loss: float
+    parameters: int
+
+
+def time_job(job: Job, device: Device, rank: int, seconds: float) -> Times:
+    """Train ``job`` for about ``seconds``, after a few steps that warm up."""
     dist = torch.distributed
     torch.manual_seed(1 if job.tp > 1 else 1 + rank)
     model = SmallModel(job.model, seq=job.seq, tp=job.tp, device=device.name, dtype=device.dtype)
@@ -71,14 +87,9 @@ def time_job(job: Job, device: Device, rank: int, seconds: float) -> dict[str, A
         device.synchronize()
         clocks.append((device.now_s() - before) / per_look)
         walls.append((time.perf_counter() - wall) / per_look)
-    return {
-        "step_s": statistics.median(clocks),
-        "wall_s": statistics.median(walls),
-        "steps": num_steps * per_look,
-        "loss": float(loss),
-        "parameters": sum(p.numel() for p in parameters),
-        "tensors": len(parameters),
-    }
+    return Times(
+        clock_s=clocks, wall_s=walls, loss=float(loss), parameters=sum(p.numel() for p in parameters)
+    )
 
 
 def _agreed(num_steps: int, job: Job, device: Device) -> int:
@@ -94,7 +105,20 @@ def handle(request: dict[str, Any], rank: int, num_processes: int) -> dict[str, 
     """Run the jobs that the request names, all with ``num_processes`` processes."""
     device = open_device(request["device"], index=rank, clock=request["clock"])
     jobs = small_jobs(device.kind)
-    return {"jobs": [time_job(jobs[i], device, rank, float(request["seconds"])) for i in request["jobs"]]}
+    share_s = float(request["seconds"]) / _ROUNDS
+    rounds = [[time_job(jobs[i], device, rank, share_s) for i in request["jobs"]] for _ in range(_ROUNDS)]
+    return {"jobs": [_merged(times, device) for times in zip(*rounds, strict=True)]}
+
+
+def _merged(times: tuple[Times, ...], device: Device) -> dict[str, Any]:
+    clock_s = [s for t in times for s in t.clock_s]
+    return {
+        "step_s": statistics.median(clock_s),
+        "wall_s": statistics.median(s for t in times for s in t.wall_s),
+        "steps": len(clock_s) * _STEPS_PER_LOOK[device.kind],
+        "loss": times[-1].loss,
+        "parameters": times[0].parameters,
+    }
 
 
 if __name__ == "__main__":

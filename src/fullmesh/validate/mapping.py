@@ -37,8 +37,13 @@ def _table(name: str) -> tuple[dict[str, Any], ...]:
     return tuple(tomllib.loads(text)[name.removesuffix("s")])
 
 
-def row_case(row: ResultRow) -> Case:
+def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     """Map one published row.
+
+    Parameters
+    ----------
+    alternative : bool
+        Take the other bin of the chip where the source does not say which one it ran on.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def row_case(row: ResultRow) -> Case:
     if row.seq is None or row.gbs is None:
         missing = "sequence length" if row.seq is None else "global batch"
         raise ResultsError(f"the {missing} is not published", where=row.id)
-    machine = row_machine(row.gpu).resized(row.n_gpus)
+    machine = row_machine(row.gpu, alternative=alternative).resized(row.n_gpus)
     stack, options = row_stack(row.framework, row.source, row.overlap_and_flags)
     fields: dict[str, Any] = dict(options)
     fields["stack"] = stack
@@ -69,11 +74,11 @@ def row_case(row: ResultRow) -> Case:
 
 
 @functools.lru_cache(maxsize=64)
-def row_machine(gpu: str) -> Machine:
+def row_machine(gpu: str, *, alternative: bool = False) -> Machine:
     """The machine that stands for a device name of the table."""
     for entry in _table("devices"):
         if re.search(entry["pattern"], gpu, re.IGNORECASE):
-            return load_machine(entry["machine"], chip=entry.get("chip"))
+            return load_machine(entry["machine"], chip=entry.get("alternative") if alternative else None)
     raise ResultsError(
         f"the device {gpu!r} is unknown", expected="a device named in data/results/devices.toml"
     )

@@ -34,6 +34,7 @@ def report_record(report: Report) -> dict[str, Any]:
             "groups": {name: [_errors(e) for e in group] for name, group in report.groups.items()},
             "memory": [_errors(e) for e in report.memory],
             "memory_mean_of_publisher_medians": report.memory_median,
+            "alternative_bins": [_errors(e) for e in report.alternatives],
             "interval_coverage": {
                 k: {"rows": n, "share": s} for k, (n, s) in report.interval_coverage.items()
             },

@@ -93,6 +93,7 @@ class Report:
     memory: tuple[Errors, ...]
     memory_median: float
     interval_coverage: dict[str, tuple[int, float]]
+    alternatives: tuple[Errors, ...]
     shipped: bool
 
 
@@ -137,7 +138,30 @@ def score(rows: Sequence[ResultRow] | None = None) -> Report:
     columns = _predict(table, odd, shipped) if table is not None else _Predicted()
     at = {case.row.id: i for i, case in enumerate(columns.cases)}
     scored = tuple(_row_score(row, at.get(row.id), columns, reasons, odd) for row in rows)
-    return _report(scored, shipped)
+    return dataclasses.replace(_report(scored, shipped), alternatives=_alternatives(timed, scored))
+
+
+def _alternatives(rows: Sequence[ResultRow], scored: Sequence[RowScore]) -> tuple[Errors, ...]:
+    """Errors where a source does not say which bin of the chip it ran on: as assumed, and under the other bin.
+
+    The effects are those fitted under the assumption, so the other bin is judged without a fit of its own.
+    """
+    usual = {r.id: r for r in scored if r.status == "ok" and r.tier in ("A", "B") and r.phase == "pretrain"}
+    chosen = [r for r in rows if r.id in usual and r.chip_bin_note]
+    table, _ = case_table(chosen, alternative=True)
+    if table is None:
+        return ()
+    other = table.step_times(load_effects()).step_s
+    out = []
+    for machine in dict.fromkeys(c.machine.name for c in table.cases):
+        members = [i for i, c in enumerate(table.cases) if c.machine.name == machine]
+        ids = [table.cases[i].row.id for i in members]
+        published = np.array([usual[i].published_step_s or np.nan for i in ids])
+        assumed = np.array([usual[i].predicted_step_s or np.nan for i in ids])
+        chip = table.cases[members[0]].machine.chip.name
+        out.append(errors_of(f"{machine}, as assumed", assumed / published - 1.0))
+        out.append(errors_of(f"{machine} with {chip}", other[members] / published - 1.0))
+    return tuple(out)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +347,7 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         memory=tuple(memory),
         memory_median=float(np.mean([m.median for m in memory])) if memory else float("nan"),
         interval_coverage=_interval_coverage(scored),
+        alternatives=(),
         shipped=shipped,
     )
 
