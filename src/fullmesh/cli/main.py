@@ -40,7 +40,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
             raise FullmeshError(
-                f"unknown command {args[0]!r}", hint=did_you_mean(args[0], list(COMMANDS)), where="command line"
+                f"unknown command {args[0]!r}",
+                hint=did_you_mean(args[0], list(COMMANDS)),
+                where="command line",
             )
         return super().resolve_command(ctx, args)
 
@@ -49,7 +51,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="fullmesh")
 def cli() -> None:
     """A virtual supernode: what a model costs to train on CloudMatrix 384, GB200 NVL72 and GPU clusters."""
