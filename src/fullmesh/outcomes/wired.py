@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+import math
+from typing import Literal, cast, get_args
 
-from fullmesh.errors import PlanError, did_you_mean
+from fullmesh.errors import PlanError, TopologyError, did_you_mean
 from fullmesh.fabric.build import load_topology
 from fullmesh.fabric.whatif import check_plan
 from fullmesh.machine import Machine
@@ -31,7 +32,8 @@ class WiredCollective:
     num_bytes : float
         Whole buffer of a rank.
     closed_form_s, level_s : float
-        Bandwidth and latency alone, by the closed form over tiers and on the graph.
+        By the closed form over tiers, with what a library adds to each message, and on the graph, which knows bandwidth
+        and latency alone; NaN where the groups do not fill the graph.
     evidence : str
         What the figure of that level rests on.
     """
@@ -100,20 +102,26 @@ def wired_collectives(
     if level not in LEVELS:
         raise PlanError(f"the level {level!r} is unknown", hint=did_you_mean(level, list(LEVELS)))
     groups = plan_collectives(model, plan)
-    topology = load_topology(machine.id, machine.num_devices)
-    checks = check_plan(
-        topology, [(kind, ranks, stride, size) for _, kind, ranks, stride, size in groups], level
-    )  # type: ignore[arg-type]
-    return tuple(
-        WiredCollective(
-            axis=group[0],
-            kind=c.kind,
-            ranks=c.size,
-            stride=c.stride,
-            num_bytes=c.num_bytes,
-            closed_form_s=c.closed_form_s,
-            level_s=c.level_s,
-            evidence=c.evidence,
+    topology = load_topology(machine.id, plan.num_devices)
+    out = []
+    for axis, kind, ranks, stride, num_bytes in groups:
+        try:
+            check = check_plan(topology, [(kind, ranks, stride, num_bytes)], cast(Level, level))[0]
+            closed_s, level_s, evidence = check.closed_form_s, check.level_s, check.evidence
+        except TopologyError as error:
+            # a plan may use a part of a supernode only; its groups then do not fill the graph
+            closed_s = level_s = math.nan
+            evidence = f"not evaluated: {error.what}"
+        out.append(
+            WiredCollective(
+                axis=axis,
+                kind=kind,
+                ranks=ranks,
+                stride=stride,
+                num_bytes=num_bytes,
+                closed_form_s=closed_s,
+                level_s=level_s,
+                evidence=evidence,
+            )
         )
-        for group, c in zip(groups, checks, strict=True)
-    )
+    return tuple(out)
