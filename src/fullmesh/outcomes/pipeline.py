@@ -11,16 +11,14 @@ import numpy.typing as npt
 from fullmesh.cost.components import C
 from fullmesh.cost.memory import memory_ledger
 from fullmesh.cost.stages import Stages, stage_table
-from fullmesh.cost.step import StageTime, stage_time
+from fullmesh.cost.step import StageTime, stage_time, step_time
 from fullmesh.cost.terms import TermTable, load_effects, settings_of
 from fullmesh.machine import Machine
 from fullmesh.plan import Plan, Plans
-from fullmesh.timeline.costs import Lane, Operator, PipelineCosts
+from fullmesh.timeline.costs import SPLIT_BACKWARD, Lane, Operator, PipelineCosts
 from fullmesh.workload import ModelSpec
 
 Floats = npt.NDArray[np.float64]
-
-_SPLIT = ("zb-h1", "zb-v", "dualpipe", "dualpipev")
 
 
 def timeline_schedule(plan: Plan) -> tuple[str, int]:
@@ -39,77 +37,162 @@ def timeline_schedule(plan: Plan) -> tuple[str, int]:
     return "gpipe", 1
 
 
-def pipeline_costs(model: ModelSpec, machine: Machine, plan: Plan) -> PipelineCosts:
-    """Durations, bytes and switches of the pipeline of a plan.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """What the closed form and the replay of one plan both start from.
 
-    The same stage costs and the same fitted effects as in the closed form. A chunk is priced as the stage of a plan
+    Parameters
+    ----------
+    plan : Plan
+    schedule : str
+        As the timeline calls it.
+    num_virtual : int
+        Chunks of a rank that the schedule keeps apart.
+    whole : Stages
+        One row a pipeline stage.
+    chunk_plan : Plan
+        A plan whose stages are the chunks.
+    chunks : Stages
+        One row a chunk, in model order.
+    table : TermTable
+        The fitted terms of the step.
+    """
+
+    plan: Plan
+    schedule: str
+    num_virtual: int
+    whole: Stages
+    chunk_plan: Plan
+    chunks: Stages
+    table: TermTable
+
+    def term(self, name: str) -> float:
+        """Value of one term."""
+        return float(self.table.column(name)[0])
+
+    @property
+    def rank_of(self) -> npt.NDArray[np.int64]:
+        """Pipeline rank of every chunk, shape (num_chunks,)."""
+        chunk = np.arange(self.plan.pp * self.num_virtual)
+        if self.schedule in ("zb-v", "dualpipev"):
+            return np.minimum(chunk, chunk[::-1])
+        return chunk % self.plan.pp
+
+    @property
+    def factor(self) -> float:
+        """What a whole step is multiplied by: stragglers as jobs grow, and the software generation."""
+        doublings = max(math.log2(max(self.plan.num_devices, 1) / 8.0), 0.0)
+        return (1.0 + self.term("straggler") * doublings) * self.term("all")
+
+    def closed_form_step_s(self) -> float:
+        """Seconds of the step by :func:`fullmesh.cost.step.step_time`."""
+        return float(step_time(self.whole, Plans.of([self.plan]), self.table).step_s[0])
+
+
+def pipeline_of(model: ModelSpec, machine: Machine, plan: Plan) -> Pipeline:
+    """The stages and chunks of a plan with the terms that price them."""
+    schedule, num_virtual = timeline_schedule(plan)
+    plans = Plans.of([plan])
+    settings, index = settings_of(model, machine, plans)
+    # a schedule that keeps no chunks apart takes the stages as they are
+    chunk_plan = plan
+    if num_virtual == plan.vpp:
+        chunk_plan = dataclasses.replace(plan, pp=plan.pp * num_virtual, vpp=1)
+    return Pipeline(
+        plan=plan,
+        schedule=schedule,
+        num_virtual=num_virtual,
+        whole=stage_table(model, machine, plans, distinct=False),
+        chunk_plan=chunk_plan,
+        chunks=stage_table(model, machine, Plans.of([chunk_plan]), distinct=False),
+        table=load_effects().table("step", settings, index),
+    )
+
+
+def pipeline_costs(
+    model: ModelSpec, machine: Machine, plan: Plan, *, contention: bool = False
+) -> PipelineCosts:
+    """Durations, bytes and switches of the pipeline of a plan, for the timeline.
+
+    The same stage costs and the same fitted terms as in the closed form. A chunk is priced as the stage of a plan
     with as many stages as there are chunks. What of a transfer never hides is part of the passes, or of the
     optimizer where it happens once a step; the rest runs beside them. Stragglers and the software generation,
     which the closed form applies to the whole step, scale every duration.
+
+    Parameters
+    ----------
+    contention : bool
+        Leave out what hidden communication slows computation by, for an engine that finds it itself.
 
     Raises
     ------
     PlanError
         A schedule that cannot run with this many stages or micro-batches.
     """
-    schedule, num_virtual = timeline_schedule(plan)
-    num_chunks = plan.pp * num_virtual
+    x = pipeline_of(model, machine, plan)
+    costs = costs_of(x, contention=contention)
+    one = Plans.of([dataclasses.replace(x.chunk_plan, gbs=plan.mbs * plan.dp, schedule="1f1b")])
     plans = Plans.of([plan])
     settings, index = settings_of(model, machine, plans)
-    effects = load_effects()
-    table = effects.table("step", settings, index)
-    memory_terms = effects.table("memory", settings, index)
-    whole = stage_table(model, machine, plans, distinct=False)
-    # a schedule that keeps no chunks apart takes the stages as they are
-    by_chunk = dataclasses.replace(plan, pp=num_chunks, vpp=1) if num_virtual == plan.vpp else plan
-    chunk_plans = Plans.of([by_chunk])
-    chunks = stage_table(model, machine, chunk_plans, distinct=False)
-    t = stage_time(chunks, chunk_plans, table)
-    factor = _whole_step_factor(plan, table)
-
-    def term(name: str) -> float:
-        return float(table.column(name)[0])
-
-    send = term("send") * chunks.send_s[: num_chunks - 1] * (plan.pp > 1)
-    send_hides = term("overlap_send") if plan.p2p_overlap else 0.0
-    held_up = (1.0 - send_hides) * send if plan.p2p_overlap else np.zeros_like(send)
-    forward = t.forward_s + np.append(held_up, 0.0)
-    backward = t.backward_s + np.append(0.0, held_up)
-    lanes = _lanes(chunks, plan, t, term("overlap_tp"), term("overlap_ep"), factor)
-    again = t.recompute + _share(t.tp, chunks, C.TP_R, C.TP_F, C.TP_B)
-    again = (
-        again + _share(t.ep, chunks, C.EP_R, C.EP_F, C.EP_B) + _share(t.cp, chunks, C.CP_R, C.CP_F, C.CP_B)
+    terms = load_effects().table("memory", settings, index)
+    saved = memory_ledger(model, x.chunks, one, terms).activations
+    ledger = memory_ledger(model, x.whole, plans, terms)
+    return dataclasses.replace(
+        costs,
+        activation_bytes=saved,
+        # products keep their inputs until their weight half has run; which share of the rest that is, nobody says
+        weight_bytes=saved if x.schedule in SPLIT_BACKWARD else None,
+        static_bytes=ledger.used - ledger.activations,
     )
-    weight = np.minimum(t.weight_s, backward - again)
 
-    rank_of = np.arange(num_chunks) % plan.pp
-    if schedule in ("zb-v", "dualpipev"):
-        rank_of = np.minimum(np.arange(num_chunks), num_chunks - 1 - np.arange(num_chunks))
+
+def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
+    """Durations and switches without the bytes (see :func:`pipeline_costs`)."""
+    plan, chunks, factor = x.plan, x.chunks, x.factor
+    num_chunks = len(chunks.plan)
+    t = stage_time(chunks, Plans.of([x.chunk_plan]), x.table)
+    forward, backward = t.forward_s, t.backward_s
+    if contention:
+        backward = backward - contention_s(x, t)
+    send = x.term("send") * chunks.send_s[: num_chunks - 1] * (plan.pp > 1)
+    # without a stream of their own all sends hold up the sender, and the replay sees to that
+    held_up = (1.0 - x.term("overlap_send")) * send if plan.p2p_overlap else np.zeros_like(send)
+    forward = forward + np.append(held_up, 0.0)
+    backward = backward + np.append(0.0, held_up)
+    again = t.recompute + _share(t.tp, chunks, C.TP_R, C.TP_F, C.TP_B)
+    again = again + _share(t.ep, chunks, C.EP_R, C.EP_F, C.EP_B)
+    again = again + _share(t.cp, chunks, C.CP_R, C.CP_F, C.CP_B)
+    lanes = _lanes(x, t)
+    if x.schedule in ("dualpipe", "dualpipev") and plan.ep_overlap:
+        # expert traffic hides in pairs, and there wholly; a pass alone has nothing to hide it behind
+        lanes, more_forward, more_backward = _exposed_alone(lanes)
+        forward, backward = forward + more_forward / factor, backward + more_backward / factor
+    weight = np.minimum(t.weight_s, backward - again)
+    # where pairs do not hide it, they take as long as their passes
+    alone = x.schedule in ("dualpipe", "dualpipev") and not plan.ep_overlap
+
+    rank_of = x.rank_of
     held = chunks.dense_parameters + chunks.expert_parameters
     of_rank = np.bincount(rank_of, weights=held, minlength=plan.pp)[rank_of]
-    part = np.divide(held, of_rank, out=np.full(num_chunks, 1.0 / num_virtual), where=of_rank > 0)
-    hides = term("overlap_grad")
-    gradient = term("gradient") * whole.gradient_s
-    parameter = term("gradient") * whole.parameter_s
-    gradient_hides = hides if plan.grad_overlap else 1.0
-    parameter_hides = hides if plan.param_overlap else 1.0
-    optimizer = term("optimizer") * whole.optimizer_s + term("fixed")
+    part = np.divide(held, of_rank, out=np.full(num_chunks, 1.0 / x.num_virtual), where=of_rank > 0)
+    gradient, parameter = x.term("gradient") * x.whole.gradient_s, x.term("gradient") * x.whole.parameter_s
+    gradient_hides = x.term("overlap_grad") if plan.grad_overlap else 1.0
+    parameter_hides = x.term("overlap_grad") if plan.param_overlap else 1.0
+    optimizer = x.term("optimizer") * x.whole.optimizer_s + x.term("fixed")
     optimizer = optimizer + (1.0 - gradient_hides) * gradient + (1.0 - parameter_hides) * parameter
     reduce = gradient_hides * gradient[rank_of] * part
     gather = parameter_hides * parameter[rank_of] * part
     blocks = np.maximum(chunks.layers, 1)
     if plan.param_overlap:
-        # gathered layer by layer ahead of the first pass, which starts after the first layer
+        # gathered layer by layer: what the first pass waits for is one layer, and what it cannot keep up with
         gather = np.maximum(gather / blocks, gather - t.forward_s * (blocks - 1) / blocks)
     fsdp = plan.zero == 3
-    sharded = term("fsdp") * term("overlap_fsdp")
-    x = chunks.components
-    saved, static = _bytes(model, plan, chunks, by_chunk, whole, plans, memory_terms)
-    ranks = plan.tp * plan.cp * plan.dp
+    sharded = factor * x.term("fsdp") * x.term("overlap_fsdp")
+    parts = chunks.components
     return PipelineCosts(
-        schedule=schedule,
+        schedule=x.schedule,
         num_stages=plan.pp,
-        num_virtual=num_virtual,
+        num_virtual=x.num_virtual,
         num_microbatches=plan.num_microbatches,
         forward_s=factor * forward,
         backward_input_s=factor * (backward - again - weight),
@@ -124,23 +207,22 @@ def pipeline_costs(model: ModelSpec, machine: Machine, plan: Plan) -> PipelineCo
         grad_overlap=plan.grad_overlap,
         param_gather_s=factor * gather if gather.any() else None,
         param_overlap=plan.param_overlap,
-        fsdp_gather_s=factor * sharded * x[:, C.FSDP_F] if fsdp else None,
-        fsdp_scatter_s=factor * sharded * (x[:, C.FSDP_B] - x[:, C.FSDP_F]) if fsdp else None,
+        fsdp_gather_s=sharded * parts[:, C.FSDP_F] if fsdp else None,
+        fsdp_scatter_s=sharded * (parts[:, C.FSDP_B] - parts[:, C.FSDP_F]) if fsdp else None,
         fsdp_blocks=int(blocks.max()) if fsdp else 1,
         optimizer_s=factor * optimizer,
-        activation_bytes=saved,
-        weight_bytes=saved if schedule in _SPLIT else None,
-        static_bytes=static,
-        ranks_per_stage=ranks,
+        ranks_per_stage=plan.tp * plan.cp * plan.dp,
         lockstep_ranks=math.lcm(plan.tp * plan.cp, plan.ep * plan.etp if plan.ep > 1 else 1),
+        paired_forward_s=factor * forward if alone else None,
+        paired_backward_s=factor * backward if alone else None,
     )
 
 
-def _whole_step_factor(plan: Plan, table: TermTable) -> float:
-    """What the closed form multiplies a whole step by: stragglers as jobs grow, and the software generation."""
-    doublings = max(math.log2(max(plan.num_devices, 1) / 8.0), 0.0)
-    waiting = float(table.column("straggler")[0]) * doublings
-    return (1.0 + waiting) * float(table.column("all")[0])
+def contention_s(x: Pipeline, t: StageTime) -> Floats:
+    """What communication hidden behind a micro-batch slows its computation by, as in the closed form."""
+    hidden = t.communication_s - t.tp - t.ep - t.cp - t.fsdp
+    out: Floats = x.term("contention") * np.minimum(hidden.clip(0.0), t.compute_s)
+    return out
 
 
 def _share(total: Floats, stages: Stages, wanted: C, *others: C) -> Floats:
@@ -151,30 +233,42 @@ def _share(total: Floats, stages: Stages, wanted: C, *others: C) -> Floats:
     return out
 
 
-def _lanes(
-    stages: Stages, plan: Plan, t: StageTime, tp_hides: float, ep_hides: float, factor: float
-) -> tuple[Lane, ...]:
-    lanes = []
+def _lanes(x: Pipeline, t: StageTime) -> tuple[Lane, ...]:
+    plan, lanes = x.plan, []
     for name, total, (f, b, r), hides in (
-        ("tp", t.tp, (C.TP_F, C.TP_B, C.TP_R), tp_hides if plan.tp_overlap else 0.0),
-        ("ep", t.ep, (C.EP_F, C.EP_B, C.EP_R), ep_hides if plan.ep_overlap else 0.0),
+        ("tp", t.tp, (C.TP_F, C.TP_B, C.TP_R), x.term("overlap_tp") if plan.tp_overlap else 0.0),
+        ("ep", t.ep, (C.EP_F, C.EP_B, C.EP_R), x.term("overlap_ep") if plan.ep_overlap else 0.0),
         ("cp", t.cp, (C.CP_F, C.CP_B, C.CP_R), 0.0),
     ):
         if not total.any():
             continue
-        forward = factor * _share(total, stages, f, b, r)
-        backward = factor * total - forward
+        forward = x.factor * _share(total, x.chunks, f, b, r)
+        backward = (x.factor * total - forward).clip(0.0)
         hidden = hides / (1.0 - hides)
         lanes.append(
             Lane(
                 name=name,
                 forward_s=forward,
-                backward_s=backward.clip(0.0),
+                backward_s=backward,
                 hidden_forward_s=hidden * forward if hides else None,
-                hidden_backward_s=hidden * backward.clip(0.0) if hides else None,
+                hidden_backward_s=hidden * backward if hides else None,
             )
         )
     return tuple(lanes)
+
+
+def _exposed_alone(lanes: tuple[Lane, ...]) -> tuple[tuple[Lane, ...], Floats | float, Floats | float]:
+    """Expert traffic wholly exposed, and by how much that lengthens the passes."""
+    out: list[Lane] = []
+    forward: Floats | float = 0.0
+    backward: Floats | float = 0.0
+    for lane in lanes:
+        if lane.name != "ep" or lane.hidden_forward_s is None or lane.hidden_backward_s is None:
+            out.append(lane)
+            continue
+        forward, backward = lane.hidden_forward_s, lane.hidden_backward_s
+        out.append(Lane(name="ep", forward_s=lane.forward_s + forward, backward_s=lane.backward_s + backward))
+    return tuple(out), forward, backward
 
 
 def _operators(stages: Stages, t: StageTime, held_up: Floats, factor: float) -> tuple[Operator, ...]:
@@ -205,19 +299,3 @@ def _operators(stages: Stages, t: StageTime, held_up: Floats, factor: float) -> 
             )
         )
     return tuple(out)
-
-
-def _bytes(
-    model: ModelSpec,
-    plan: Plan,
-    chunks: Stages,
-    by_chunk: Plan,
-    whole: Stages,
-    plans: Plans,
-    terms: TermTable,
-) -> tuple[Floats, Floats]:
-    """Activations of one micro-batch on every chunk, and all else that every stage holds at its peak."""
-    one = Plans.of([dataclasses.replace(by_chunk, gbs=plan.mbs * plan.dp, schedule="1f1b")])
-    saved = memory_ledger(model, chunks, one, terms).activations
-    ledger = memory_ledger(model, whole, plans, terms)
-    return saved, ledger.used - ledger.activations
