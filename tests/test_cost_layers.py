@@ -248,3 +248,21 @@ def test_low_rank_adapters_leave_weights_alone() -> None:
     stages = stages_of("llama-3-8b", Plan(dp=8, gbs=8, trainable="lora"))
     assert total(stages, C.LINEAR_W) == 0
     assert stages.gradient_s[0] == stages.parameter_s[0] == stages.optimizer_s[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "mtp", "seq"),
+    [
+        pytest.param(
+            "deepseek-v3", 1, 4096, marks=pytest.mark.xfail(strict=True, reason="projection of MTP modules")
+        ),
+        pytest.param(
+            "gemma-2-9b", 0, 16384, marks=pytest.mark.xfail(strict=True, reason="first tokens of a window")
+        ),
+        ("deepseek-v3", 0, 16384),
+        ("gemma-2-9b", 0, 4096),
+    ],
+)
+def test_the_two_counts_of_work_are_the_same_count(name: str, mtp: int, seq: int) -> None:
+    counted = total(stages_of(name, Plan(seq=seq), mtp=mtp), C.FLOP_F) / seq
+    assert counted == pytest.approx(model_flop_per_token(load_model(name, mtp_layers=mtp), seq), rel=1e-9)
