@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 def test_two_small_jobs_come_out_near_their_predictions() -> None:
     """One process, and two over gloo. The bound is wide since others may use the cores; the command has no bound."""
     jobs = small_jobs("cpu")
-    chosen = (0, next(i for i, job in enumerate(jobs) if job.tp == 2))
+    chosen = (0, next(i for i, job in enumerate(jobs) if job.dp == 2))
     heard: list[str] = []
     report = validate_here("cpu", 10.0, only=chosen, report=heard.append)
     assert [row.processes for row in report.rows] == [1, 2]
