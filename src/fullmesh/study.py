@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullmesh.catalog import Price, load_prices
 from fullmesh.errors import ScenarioError
@@ -16,6 +17,9 @@ from fullmesh.scenario import Scenario, load_scenario
 from fullmesh.search import SearchResult, search
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.hf import load_model
+
+if TYPE_CHECKING:
+    from fullmesh.outcomes.replay import Replayed
 
 DEFAULT_MACHINES = ("cloudmatrix384", "gb200-nvl72", "h200")
 
@@ -125,6 +129,44 @@ def simulate(scenario: str | Path | Scenario) -> Estimate | Infeasible:
     """
     s = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     return estimate(s.model, s.machine, s.plan)
+
+
+def replay(
+    scenario: str | Path | Scenario,
+    *,
+    stragglers: Sequence[str] = (),
+    jitter: str = "",
+    engine: str | None = None,
+    every_rank: bool = False,
+) -> Replayed | Infeasible:
+    """One plan in full with its step replayed task by task.
+
+    Parameters
+    ----------
+    stragglers : sequence of str
+        What differs, as ``rank=17:1.2``, ``stage=3:1.1``, ``link=17:2``, ``link=17-25:2`` or ``expert=17:1.5``.
+    jitter : str
+        A spread of every task, as ``0.05`` or ``lognormal:0.05:7``.
+    engine : str, optional
+        ``maxplus``, ``event``, ``contention`` or ``fabric``; the cheapest exact one if absent.
+    every_rank : bool
+        A row for every device, even for equal ones.
+
+    Raises
+    ------
+    FullmeshError
+        As :func:`simulate`; or something cannot be read, or names a device that the plan does not use.
+    """
+    # the timeline compiles its kernels when it is imported; a comparison does without
+    from fullmesh.outcomes.replay import replay_plan
+    from fullmesh.timeline.perturb import parse_perturbation
+
+    disturbed = bool(stragglers or jitter)
+    perturbation = parse_perturbation(tuple(stragglers), jitter) if disturbed else None
+    result = simulate(scenario)
+    if isinstance(result, Infeasible):
+        return result
+    return replay_plan(result, engine=engine, perturbation=perturbation, every_rank=every_rank)
 
 
 def export_launch(found: SearchResult, path: Path) -> None:

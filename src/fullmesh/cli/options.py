@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-# The same names as in the search, the sizing and the recipes, which are only imported when a command runs.
+# The same names as in search, sizing, timeline and recipes, which are only imported when a command runs.
 OBJECTIVES = ("time", "energy", "money")
 BASES = ("units", "devices", "packages", "power", "money")
+ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 
 lang_option = click.option(

@@ -1,10 +1,10 @@
-"""``fullmesh simulate``: one plan in full."""
+"""``fullmesh simulate``: one plan in full, and its step replayed."""
 
 from __future__ import annotations
 
 import click
 
-from fullmesh.cli.options import json_option, lang_option
+from fullmesh.cli.options import ENGINES, json_option, lang_option
 from fullmesh.glossary import Language
 
 
@@ -12,26 +12,71 @@ from fullmesh.glossary import Language
     help="""One plan in full, from SCENARIO, a TOML file with the tables [model], [machine] and [plan].
 
     Prints where the step goes, every pipeline stage, exposed communication by kind, the memory ledger, utilisation
-    and energy. A plan that cannot run is a result too: its limit, the gap and what would help."""
+    and energy; then the step replayed task by task: critical path, bubble, who waits for whom. A plan that cannot run
+    is a result too: its limit, the gap and what would help."""
 )
 @click.argument("scenario", type=click.Path())
+@click.option(
+    "--trace", type=click.Path(), help="Write the replayed step for Perfetto (OUT.json or OUT.json.gz)."
+)
+@click.option(
+    "--straggler",
+    "stragglers",
+    multiple=True,
+    metavar="WHAT=N:FACTOR",
+    help="Slow something down: rank=17:1.2, stage=3:1.1, link=17:2, link=17-25:2, expert=17:1.5; repeatable.",
+)
+@click.option("--jitter", default="", metavar="SPREAD", help="Vary every task: 0.05, or lognormal:0.05:SEED.")
+@click.option("--engine", type=click.Choice(ENGINES), help="How to replay; the cheapest exact one if absent.")
+@click.option("--every-rank", is_flag=True, help="A row for every device, even for equal ones.")
+@click.option(
+    "--profile", type=click.Path(), help="A trace of a real run (Kineto or msprof) to lay under the step."
+)
+@click.option("--against", type=click.Path(), help="Another scenario: what changes from it to this one.")
 @json_option
 @lang_option
-def command(scenario: str, as_json: bool, lang: Language) -> None:
+def command(
+    scenario: str,
+    trace: str | None,
+    stragglers: tuple[str, ...],
+    jitter: str,
+    engine: str | None,
+    every_rank: bool,
+    profile: str | None,
+    against: str | None,
+    as_json: bool,
+    lang: Language,
+) -> None:
     """Print one plan in full."""
+    from fullmesh.cli.replay_report import replay_report
     from fullmesh.cli.simulate_report import infeasible_line, report
     from fullmesh.cli.tables import show, write_json
     from fullmesh.outcomes.estimate import Infeasible
-    from fullmesh.outcomes.records import estimate_record, infeasible_record
-    from fullmesh.study import simulate
+    from fullmesh.outcomes.records import infeasible_record, replay_record
+    from fullmesh.outcomes.replay import changes_between
+    from fullmesh.study import replay
+    from fullmesh.timeline.profile import read_profile
 
-    result = simulate(scenario)
+    real = read_profile(profile) if profile else None
+    result = replay(scenario, stragglers=stragglers, jitter=jitter, engine=engine, every_rank=every_rank)
     if isinstance(result, Infeasible):
         if as_json:
             write_json(infeasible_record(result))
         else:
             show(infeasible_line(result, lang))
-    elif as_json:
-        write_json(estimate_record(result))
-    else:
-        show(*report(result, lang))
+        return
+    other = replay(against) if against else None
+    changes = [] if other is None or isinstance(other, Infeasible) else changes_between(other, result)
+    run = result.simulation
+    operators = [] if run is None or real is None else run.compare(real)
+    if run is not None and trace:
+        e = result.estimate
+        run.write_trace(trace, profile=real, title=f"{e.model.name}, {e.machine.name}, {e.plan.label()}")
+    if as_json:
+        write_json(replay_record(result, operators, changes))
+        return
+    show(*report(result.estimate, lang), *replay_report(result, operators, changes, lang))
+    if isinstance(other, Infeasible):
+        show(infeasible_line(other, lang))
+    if run is not None and trace:
+        click.echo(f"wrote {trace}", err=True)

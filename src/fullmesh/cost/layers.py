@@ -239,6 +239,13 @@ def embedding_cost(s: Split) -> Floats:
     return cost.rows
 
 
+def mtp_projection_cost(s: Split) -> Floats:
+    """The projection of state and next embedding, side by side, to the hidden size (multi-token prediction)."""
+    cost = _Cost(s)
+    cost.linear(s.local_tokens, float(s.model.hidden), 2.0 * s.model.hidden)
+    return cost.rows
+
+
 def head_cost(s: Split) -> Floats:
     """Final norm, logits and cross-entropy. The head stays in BF16 in every recipe."""
     cost = _Cost(s)
@@ -364,7 +371,8 @@ def _core(cost: _Cost, heads: Floats, kv_heads: Floats, qk_dim: int, v_dim: int,
     forward = attention_s(s.profile, *shape, causal=True, window=window)
     backward = attention_s(s.profile, *shape, causal=True, window=window, backward=True)
     reach = np.minimum(p.seq, window) if window else p.seq
-    pairs = s.tokens * np.where(reach < p.seq, reach, p.seq / 2.0)
+    # the first `reach` tokens of a sequence see fewer keys
+    pairs = s.tokens * reach * (1.0 - reach / (2.0 * p.seq))
     flop = 2.0 * pairs * heads * (qk_dim + v_dim)
     # without a fused kernel scores are written, masked, normalised, dropped out and read back
     scores = s.tokens * p.seq * heads

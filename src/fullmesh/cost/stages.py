@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fullmesh.cost.collectives import collective_s
 from fullmesh.cost.components import NUM_COMPONENTS, C
-from fullmesh.cost.layers import BF16_BYTES, embedding_cost, head_cost, layer_cost, split
+from fullmesh.cost.layers import BF16_BYTES, embedding_cost, head_cost, layer_cost, mtp_projection_cost, split
 from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
@@ -107,7 +107,13 @@ def _one_precision(
     kinds = tuple(dict.fromkeys(model.layers))
     costs = np.stack([layer_cost(s, layer) for layer in kinds])
     embed, head = embedding_cost(s), head_cost(s)
-    mtp = head + sum(layer_cost(s, layer) for layer in mtp_block(model)) if model.mtp_layers else head
+    mtp = head
+    if model.mtp_layers:
+        mtp = (
+            head
+            + mtp_projection_cost(s)
+            + np.sum([layer_cost(s, layer) for layer in mtp_block(model)], axis=0)
+        )
     rows: list[dict[str, npt.NDArray[np.generic]]] = []
     groups: dict[tuple[int, int, str], list[int]] = {}
     for i, key in enumerate(zip(plans.pp.tolist(), plans.vpp.tolist(), plans.layout.tolist(), strict=True)):

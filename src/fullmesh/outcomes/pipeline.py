@@ -21,6 +21,11 @@ from fullmesh.workload import ModelSpec
 Floats = npt.NDArray[np.float64]
 
 
+# Operators that stand for communication inside the passes which never hides.
+SENDS = "send and receive"
+SHARDED = "sharded parameters"
+
+
 def timeline_schedule(plan: Plan) -> tuple[str, int]:
     """The timeline's name for the schedule of a plan, and how many chunks a rank has in it.
 
@@ -143,6 +148,26 @@ def pipeline_costs(
         # products keep their inputs until their weight half has run; which share of the rest that is, nobody says
         weight_bytes=saved if x.schedule in SPLIT_BACKWARD else None,
         static_bytes=ledger.used - ledger.activations,
+        tiers=_tiers(machine, plan),
+    )
+
+
+def _tiers(machine: Machine, plan: Plan) -> tuple[tuple[str, str], ...]:
+    """The outermost tier that each stream's group of neighbouring devices spans."""
+    stage = plan.tp * plan.cp * plan.dp
+    spans = {
+        "tp": plan.tp,
+        "cp": plan.tp * plan.cp,
+        "ep": plan.ep * plan.etp,
+        "reduce": stage,
+        "gather": stage,
+        "send forward": 2 * stage,
+        "send backward": 2 * stage,
+    }
+    return tuple(
+        (stream, next((t.name for t in machine.tiers if t.num_devices >= span), machine.tiers[-1].name))
+        for stream, span in spans.items()
+        if span > 1
     )
 
 
@@ -281,7 +306,7 @@ def _operators(stages: Stages, t: StageTime, held_up: Floats, factor: float) -> 
         ("memory-bound", t.memory, C.MEMORY_F, (C.MEMORY_B,)),
         ("routing", t.route, C.ROUTE_F, (C.ROUTE_B,)),
         ("launches", t.launch, C.LAUNCH_F, (C.LAUNCH_B, C.LAUNCH_R)),
-        ("sharded parameters", t.fsdp, C.FSDP_F, (C.FSDP_B,)),
+        (SHARDED, t.fsdp, C.FSDP_F, (C.FSDP_B,)),
     )
     out = []
     for name, total, forward, others in kinds:
@@ -293,7 +318,7 @@ def _operators(stages: Stages, t: StageTime, held_up: Floats, factor: float) -> 
     if held_up.any():
         out.append(
             Operator(
-                name="send and receive",
+                name=SENDS,
                 forward_s=factor * np.append(held_up, 0.0),
                 backward_s=factor * np.append(0.0, held_up),
             )

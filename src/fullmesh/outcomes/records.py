@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fullmesh.outcomes.compare import Column, Comparison, Ratio
 from fullmesh.outcomes.estimate import Estimate, Infeasible
@@ -12,6 +12,13 @@ from fullmesh.outcomes.waterfall import waterfall
 from fullmesh.plan import Plan
 from fullmesh.plan.feasible import Limit
 from fullmesh.search import SearchResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fullmesh.outcomes.replay import Replayed
+    from fullmesh.timeline.changes import Change
+    from fullmesh.timeline.profile import OperatorDifference
 
 MFU_DEFINITION = (
     "causal model FLOPs without recompute over the dense peak of the devices used, in the plan's precision"
@@ -77,6 +84,33 @@ def infeasible_record(e: Infeasible) -> dict[str, Any]:
         "plan": plan_record(e.plan),
         "limit": limit_record(e.limit),
     }
+
+
+def replay_record(
+    r: Replayed, operators: Sequence[OperatorDifference] = (), changes: Sequence[Change] = ()
+) -> dict[str, Any]:
+    """One plan in full with its replay.
+
+    The keys of :func:`estimate_record`, but ``step_s`` is the replay's; the closed form's is
+    ``closed_form_step_s``. All keys of the replay are null where the schedule cannot run.
+    """
+    out = estimate_record(r.estimate)
+    keys = ("step_s", "bubble_fraction", "critical_path", "tasks", "engine", "engine_s")
+    figures = dict.fromkeys(keys) if r.simulation is None else r.simulation.summary()
+    out |= {key: figures[key] for key in keys} | {"closed_form_step_s": r.estimate.step_s}
+    out["replay"] = {
+        "cannot_run": r.reason or None,
+        "difference": _number(r.difference),
+        "causes": [dataclasses.asdict(cause) for cause in r.causes],
+        "undisturbed_step_s": _number(r.undisturbed_step_s),
+        **{k: v for k, v in figures.items() if k not in (*keys, "closed_form_step_s")},
+        "exposed_s": r.exposed_s(),
+    }
+    if operators:
+        out["profile"] = [dataclasses.asdict(o) | {"difference_s": o.difference_s} for o in operators]
+    if changes:
+        out["against"] = [dataclasses.asdict(c) | {"change_s": c.change_s} for c in changes]
+    return out
 
 
 def search_record(found: SearchResult) -> dict[str, Any]:

@@ -12,17 +12,19 @@ from fullmesh.cost.components import C
 from fullmesh.cost.stages import Stages
 from fullmesh.errors import PlanError
 from fullmesh.outcomes.estimate import Estimate
-from fullmesh.outcomes.pipeline import Pipeline, costs_of, pipeline_costs, pipeline_of
+from fullmesh.outcomes.pipeline import SENDS, SHARDED, Pipeline, costs_of, pipeline_costs, pipeline_of
+from fullmesh.timeline.changes import Change, changes
 from fullmesh.timeline.costs import PipelineCosts
 from fullmesh.timeline.engines import Contention, replay
 from fullmesh.timeline.perturb import Perturbation
-from fullmesh.timeline.profile import OperatorDifference, Profile
 from fullmesh.timeline.schedules import build_graph
 from fullmesh.timeline.simulate import Simulation
 from fullmesh.timeline.simulate import simulate as run_timeline
 
 # Differences below this share of the step are not worth a reason.
 NOTABLE = 2e-3
+# Communication inside the passes, by the operators that stand for it, and its kind.
+_IN_PASSES = {SENDS: "send", SHARDED: "fsdp"}
 _SHARED = ("contention", "fabric")
 
 
@@ -47,6 +49,8 @@ class Replayed:
         Closed form over replay, less one.
     causes : tuple of Cause
         What the difference is due to, the largest first.
+    undisturbed_step_s : float
+        The replay of equal devices that slow each other by nothing but the closed form's sum.
     """
 
     estimate: Estimate
@@ -54,6 +58,24 @@ class Replayed:
     reason: str
     difference: float
     causes: tuple[Cause, ...]
+    undisturbed_step_s: float
+
+    def exposed_s(self) -> dict[str, float]:
+        """Seconds of communication that a device waits for in a step, on average, by kind.
+
+        With what of sends and sharded parameters never hides, which is a part of the passes.
+        """
+        if self.simulation is None:
+            return {}
+        out = self.simulation.activity.exposed_by_kind()
+        costs = self.simulation.costs
+        for operator in costs.operators:
+            kind = _IN_PASSES.get(operator.name)
+            if kind is not None:
+                inside = float((operator.forward_s + operator.backward_s).sum())
+                inside *= costs.num_microbatches / costs.num_stages
+                out[kind] = out.get(kind, 0.0) + inside
+        return dict(sorted(out.items(), key=lambda kv: -kv[1]))
 
 
 def replay_plan(
@@ -85,19 +107,28 @@ def replay_plan(
         costs = pipeline_costs(model, machine, plan, contention=shared)
     except PlanError as error:
         return Replayed(
-            estimate=estimate, simulation=None, reason=error.what, difference=float("nan"), causes=()
+            estimate=estimate,
+            simulation=None,
+            reason=error.what,
+            difference=float("nan"),
+            causes=(),
+            undisturbed_step_s=float("nan"),
         )
     x = pipeline_of(model, machine, plan)
     slowed = _slowdown(x) if shared else None
     simulation = run_timeline(
         costs, engine=engine, perturbation=perturbation, contention=slowed, every_rank=every_rank
     )
-    difference = estimate.step_s / simulation.step_s - 1.0
-    causes: list[Cause] = []
-    if abs(difference) > NOTABLE:
-        causes = _causes(x, simulation, unequal=perturbation is not None)
+    step = simulation.step_s
+    plain = replay(build_graph(costs_of(x))).step_s if shared or perturbation is not None else step
+    difference = estimate.step_s / step - 1.0
     return Replayed(
-        estimate=estimate, simulation=simulation, reason="", difference=difference, causes=tuple(causes)
+        estimate=estimate,
+        simulation=simulation,
+        reason="",
+        difference=difference,
+        causes=tuple(_causes(x, simulation, plain)) if abs(difference) > NOTABLE else (),
+        undisturbed_step_s=plain,
     )
 
 
@@ -112,19 +143,21 @@ def _off_s(x: Pipeline, costs: PipelineCosts | None = None) -> float:
     return x.closed_form_step_s() - replay(build_graph(costs_of(x) if costs is None else costs)).step_s
 
 
-def _causes(x: Pipeline, simulation: Simulation, *, unequal: bool) -> list[Cause]:
+def _causes(x: Pipeline, simulation: Simulation, plain: float) -> list[Cause]:
     """Take one thing after another out of the plan, from closed form and replay alike, and see what remains.
 
     What the difference shrinks by is due to it. What devices that differ and an engine of shared resources add is
     measured against the plain replay. Causes that only show together count in full under each name.
     """
     step = simulation.step_s
-    plain = replay(build_graph(costs_of(x))).step_s
-    uneven = replay(simulation.unfolded.graph).step_s if unequal else plain
-    found = [
-        Cause(name="computation slowed by what runs beside it", share=(uneven - step) / step),
-        Cause(name="devices that differ", share=(plain - uneven) / step),
-    ]
+    found = []
+    if step != plain:
+        shared = simulation.timeline.engine in _SHARED
+        uneven = replay(simulation.unfolded.graph).step_s if shared else step
+        found = [
+            Cause(name="computation slowed by what runs beside it", share=(uneven - step) / step),
+            Cause(name="devices that differ", share=(plain - uneven) / step),
+        ]
     off = x.closed_form_step_s() - plain
     for name, without in _WITHOUT:
         rest = without(x)
@@ -195,10 +228,15 @@ _WITHOUT: tuple[tuple[str, Callable[[Pipeline], float | None]], ...] = (
 )
 
 
-def compare_profile(
-    replayed: Replayed, profile: Profile, *, step: int | None = None
-) -> list[OperatorDifference]:
-    """Simulated against real seconds by class of operators; nothing where the plan could not be replayed."""
-    if replayed.simulation is None:
+def changes_between(before: Replayed, after: Replayed) -> list[Change]:
+    """What one run does differently from another; stages are compared where there are as many.
+
+    Empty where one of them could not be replayed.
+    """
+    a, z = before.simulation, after.simulation
+    if a is None or z is None:
         return []
-    return replayed.simulation.compare(profile, step=step)
+    if a.costs.num_stages == z.costs.num_stages:
+        return a.changes_to(z)
+    lines = changes((a.activity, a.path), (z.activity, z.path), num_stages=1)
+    return [line for line in lines if not line.view.startswith("stage")]

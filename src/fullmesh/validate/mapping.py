@@ -251,7 +251,7 @@ def graph_setting(text: str) -> str:
         and "cuda_graph=none" not in low
     ):
         return "full"
-    if re.search(r"cuda_graph=transformer_engine:\[|te cuda graph", low):
+    if re.search(r"cuda_graph=transformer_engine:(?!none)|te cuda graph", low):
         return "partial"
     if re.search(r"cuda_graph=|no cuda graph|cuda graphs off", low):
         return "none"
