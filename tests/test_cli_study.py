@@ -123,7 +123,7 @@ def test_simulate_shows_one_plan_in_full(run: Run, scenario: Callable[..., str])
     code, out, _ = run("simulate", scenario(), "--json")
     record = json.loads(out)
     assert record["feasible"] is True
-    assert sum(record["parts_s"].values()) == pytest.approx(record["step_s"])
+    assert sum(record["parts_s"].values()) == pytest.approx(record["closed_form_step_s"])
 
 
 def test_the_example_runs(run: Run) -> None:

@@ -70,7 +70,7 @@ def _summary(r: Replayed, run: Simulation, lang: Language) -> Table:
 def _kinds(r: Replayed, run: Simulation, lang: Language) -> Table:
     out = table("", "", "", label("step_time", lang) + ">", label("share", lang) + ">")
     views: tuple[tuple[str, Mapping[str, float]], ...] = (
-        ("critical_path", run.path.seconds),
+        ("critical_path", r.critical_path_s()),
         ("exposed_communication", r.exposed_s()),
         ("idle", run.activity.bubble_by_cause()),
     )

@@ -200,13 +200,9 @@ def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
     held = chunks.dense_parameters + chunks.expert_parameters
     of_rank = np.bincount(rank_of, weights=held, minlength=plan.pp)[rank_of]
     part = np.divide(held, of_rank, out=np.full(num_chunks, 1.0 / x.num_virtual), where=of_rank > 0)
-    gradient, parameter = x.term("gradient") * x.whole.gradient_s, x.term("gradient") * x.whole.parameter_s
-    gradient_hides = x.term("overlap_grad") if plan.grad_overlap else 1.0
-    parameter_hides = x.term("overlap_grad") if plan.param_overlap else 1.0
-    optimizer = x.term("optimizer") * x.whole.optimizer_s + x.term("fixed")
-    optimizer = optimizer + (1.0 - gradient_hides) * gradient + (1.0 - parameter_hides) * parameter
-    reduce = gradient_hides * gradient[rank_of] * part
-    gather = parameter_hides * parameter[rank_of] * part
+    at_end = after_passes(x)
+    reduce = (x.term("gradient") * x.whole.gradient_s - at_end["gradient reduction"])[rank_of] * part
+    gather = (x.term("gradient") * x.whole.parameter_s - at_end["parameter gather"])[rank_of] * part
     blocks = np.maximum(chunks.layers, 1)
     if plan.param_overlap:
         # gathered layer by layer: what the first pass waits for is one layer, and what it cannot keep up with
@@ -235,12 +231,25 @@ def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
         fsdp_gather_s=sharded * parts[:, C.FSDP_F] if fsdp else None,
         fsdp_scatter_s=sharded * (parts[:, C.FSDP_B] - parts[:, C.FSDP_F]) if fsdp else None,
         fsdp_blocks=int(blocks.max()) if fsdp else 1,
-        optimizer_s=factor * optimizer,
+        optimizer_s=factor * sum(at_end.values(), np.zeros(plan.pp)),
         ranks_per_stage=plan.tp * plan.cp * plan.dp,
         lockstep_ranks=math.lcm(plan.tp * plan.cp, plan.ep * plan.etp if plan.ep > 1 else 1),
         paired_forward_s=factor * forward if alone else None,
         paired_backward_s=factor * backward if alone else None,
     )
+
+
+def after_passes(x: Pipeline) -> dict[str, Floats]:
+    """What every stage does after its last pass, by kind, shape (pp,): what of the traffic never hides comes first."""
+    hides = x.term("overlap_grad")
+    gradient, parameter = x.term("gradient") * x.whole.gradient_s, x.term("gradient") * x.whole.parameter_s
+    return {
+        # without overlap the replay itself runs all of it after the passes
+        "gradient reduction": (1.0 - hides) * x.plan.grad_overlap * gradient,
+        "parameter gather": (1.0 - hides) * x.plan.param_overlap * parameter,
+        "optimizer": x.term("optimizer") * x.whole.optimizer_s,
+        "once a step": np.full(x.plan.pp, x.term("fixed")),
+    }
 
 
 def contention_s(x: Pipeline, t: StageTime) -> Floats:

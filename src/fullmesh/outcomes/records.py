@@ -98,6 +98,8 @@ def replay_record(
     keys = ("step_s", "bubble_fraction", "critical_path", "tasks", "engine", "engine_s")
     figures = dict.fromkeys(keys) if r.simulation is None else r.simulation.summary()
     out |= {key: figures[key] for key in keys} | {"closed_form_step_s": r.estimate.step_s}
+    if r.simulation is not None:
+        out["critical_path"] = r.critical_path_s()
     out["replay"] = {
         "cannot_run": r.reason or None,
         "difference": _number(r.difference),

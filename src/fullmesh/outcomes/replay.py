@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,7 +12,15 @@ from fullmesh.cost.components import C
 from fullmesh.cost.stages import Stages
 from fullmesh.errors import PlanError
 from fullmesh.outcomes.estimate import Estimate
-from fullmesh.outcomes.pipeline import SENDS, SHARDED, Pipeline, costs_of, pipeline_costs, pipeline_of
+from fullmesh.outcomes.pipeline import (
+    SENDS,
+    SHARDED,
+    Pipeline,
+    after_passes,
+    costs_of,
+    pipeline_costs,
+    pipeline_of,
+)
 from fullmesh.timeline.changes import Change, changes
 from fullmesh.timeline.costs import PipelineCosts
 from fullmesh.timeline.engines import Contention, replay
@@ -51,6 +59,8 @@ class Replayed:
         What the difference is due to, the largest first.
     undisturbed_step_s : float
         The replay of equal devices that slow each other by nothing but the closed form's sum.
+    after_passes : mapping of str to float
+        Shares of the time after the last pass: optimizer, what is fixed for every step, traffic that never hides.
     """
 
     estimate: Estimate
@@ -59,11 +69,23 @@ class Replayed:
     difference: float
     causes: tuple[Cause, ...]
     undisturbed_step_s: float
+    after_passes: Mapping[str, float]
+
+    def critical_path_s(self) -> dict[str, float]:
+        """Seconds of the critical path by kind; the optimizer without the traffic that goes with it."""
+        if self.simulation is None:
+            return {}
+        out = dict(self.simulation.path.seconds)
+        last = out.pop("optimizer", 0.0)
+        for kind, share in self.after_passes.items():
+            if share * last > 0:
+                out[kind] = out.get(kind, 0.0) + share * last
+        return dict(sorted(out.items(), key=lambda kv: -kv[1]))
 
     def exposed_s(self) -> dict[str, float]:
         """Seconds of communication that a device waits for in a step, on average, by kind.
 
-        With what of sends and sharded parameters never hides, which is a part of the passes.
+        With what never hides: sends and sharded parameters inside the passes, gradients and parameters after them.
         """
         if self.simulation is None:
             return {}
@@ -75,6 +97,10 @@ class Replayed:
                 inside = float((operator.forward_s + operator.backward_s).sum())
                 inside *= costs.num_microbatches / costs.num_stages
                 out[kind] = out.get(kind, 0.0) + inside
+        last = float(costs.column("optimizer_s").mean())
+        for kind, share in self.after_passes.items():
+            if kind not in ("optimizer", "once a step") and share > 0:
+                out[kind] = out.get(kind, 0.0) + share * last
         return dict(sorted(out.items(), key=lambda kv: -kv[1]))
 
 
@@ -113,12 +139,15 @@ def replay_plan(
             difference=float("nan"),
             causes=(),
             undisturbed_step_s=float("nan"),
+            after_passes={},
         )
     x = pipeline_of(model, machine, plan)
     slowed = _slowdown(x) if shared else None
     simulation = run_timeline(
         costs, engine=engine, perturbation=perturbation, contention=slowed, every_rank=every_rank
     )
+    at_end = after_passes(x)
+    total = max(float(sum(part.sum() for part in at_end.values())), 1e-30)
     step = simulation.step_s
     plain = replay(build_graph(costs_of(x))).step_s if shared or perturbation is not None else step
     difference = estimate.step_s / step - 1.0
@@ -129,6 +158,7 @@ def replay_plan(
         difference=difference,
         causes=tuple(_causes(x, simulation, plain)) if abs(difference) > NOTABLE else (),
         undisturbed_step_s=plain,
+        after_passes={kind: float(part.sum() / total) for kind, part in at_end.items()},
     )
 
 
