@@ -245,6 +245,8 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         "- MFU: causal model FLOPs without recompute over the dense matrix peak of the devices used, in the precision "
         "above; HFU counts recomputed FLOPs too.",
         "- Bounds: everything that could overlap does, and nothing does. Step times are without failures and restarts.",
+        "- The best of thousands of predicted plans tends to be one that is predicted too fast: intervals are those of "
+        "plans that others chose and ran.",
     ]
     if any(x.found.roomy for x in c.columns):
         lines.append(

@@ -29,6 +29,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     is_flag=True,
     help="Calibrate this machine, predict small training steps, then run them (PyTorch).",
 )
+@click.option("--device", default="auto", show_default=True, help="With --here: auto, cpu, cuda or npu.")
 @click.option("--worst", type=click.IntRange(0), default=20, show_default=True, help="Worst rows to list.")
 @click.option("--document", type=FILE, help="Write the accuracy page to this file, its plot beside it.")
 def command(
@@ -38,6 +39,7 @@ def command(
     collectives: bool,
     tables: Path | None,
     here: bool,
+    device: str,
     worst: int,
     document: Path | None,
 ) -> None:
@@ -54,7 +56,7 @@ def command(
         shown.show_collectives(tables, json_out)
         return
     if here:
-        shown.show_here(json_out)
+        shown.show_here(json_out, device)
         return
     from fullmesh.validate.gate import checks
     from fullmesh.validate.records import report_record

@@ -188,21 +188,24 @@ def show_collectives(folder: Path | None, json_out: Path | None) -> None:
     show(points)
 
 
-def show_here(json_out: Path | None) -> None:
+def show_here(json_out: Path | None, device: str) -> None:
     """Predictions for this machine, then the runs."""
     from fullmesh.validate.here import validate_here
 
-    report = validate_here(report=lambda text: click.echo(text, err=True))
+    report = validate_here(device, report=lambda text: click.echo(text, err=True))
     data = report.as_json()
     if json_out:
         write(json_out, data)
         if str(json_out) == "-":
             return
-    t = table("Small training steps on this machine", "job", "processes", "predicted", "measured", "error")
+    columns = ("job", "shape", "processes", "predicted", "measured", "error", "by the wall clock")
+    t = table(f"Small training steps on {data['title']}, {data['clock']} time of one process", *columns)
     for row in data["rows"]:
         t.add_row(
-            str(row["job"]), str(row["processes"]), duration(row["predicted_s"]), duration(row["measured_s"]),
-            percent(row["error"]),
+            str(row["job"]), str(row["shape"]), str(row["processes"]), duration(row["predicted_s"]),
+            duration(row["measured_s"]), percent(row["error"]), duration(row["wall_s"]),
         )  # fmt: skip
     show(t)
-    show(f"median absolute error: {percent(data['median_error'])}")
+    for job, why in data["skipped"].items():
+        show(f"skipped {job}: {why}")
+    show(f"median absolute error: {percent(data['median_error'])}, worst {percent(abs(data['worst_error']))}")
