@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL ?= deepseek-v3
 ON ?= cloudmatrix384,gb200-nvl72,h200
 
-.PHONY: run test check lint types tests gate bench numbers docs clean
+.PHONY: run test check lint types tests gate here bench numbers docs clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +34,8 @@ $(VENV)/.browser: | $(VENV)/.run
 run: $(VENV)/.run
 	$(BIN)/fullmesh compare $(MODEL) --on $(ON)
 
-test: check tests gate
+# the tests come last, so that their closing line is the last word
+test: check gate here tests
 
 check: lint types
 
@@ -51,6 +52,10 @@ tests: $(VENV)/.dev $(VENV)/.browser
 
 gate: $(VENV)/.dev
 	$(BIN)/fullmesh validate --worst 5
+
+# predicts small training steps on this machine, then runs them with PyTorch
+here: $(VENV)/.dev
+	$(BIN)/fullmesh validate --here
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
