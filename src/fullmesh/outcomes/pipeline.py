@@ -188,13 +188,13 @@ def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
     again = again + _share(t.ep, chunks, C.EP_R, C.EP_F, C.EP_B)
     again = again + _share(t.cp, chunks, C.CP_R, C.CP_F, C.CP_B)
     lanes = _lanes(x, t)
-    if x.schedule in ("dualpipe", "dualpipev") and plan.ep_overlap:
-        # expert traffic hides in pairs, and there wholly; a pass alone has nothing to hide it behind
+    pairs = x.schedule in ("dualpipe", "dualpipev")
+    in_pair = (factor * forward, factor * backward) if pairs else (None, None)
+    if pairs:
+        # the share of expert traffic that hides does so in pairs; a pass alone has nothing to hide it behind
         lanes, more_forward, more_backward = _exposed_alone(lanes)
         forward, backward = forward + more_forward / factor, backward + more_backward / factor
     weight = np.minimum(t.weight_s, backward - again)
-    # where pairs do not hide it, they take as long as their passes
-    alone = x.schedule in ("dualpipe", "dualpipev") and not plan.ep_overlap
 
     rank_of = x.rank_of
     held = chunks.dense_parameters + chunks.expert_parameters
@@ -234,8 +234,8 @@ def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
         optimizer_s=factor * sum(at_end.values(), np.zeros(plan.pp)),
         ranks_per_stage=plan.tp * plan.cp * plan.dp,
         lockstep_ranks=math.lcm(plan.tp * plan.cp, plan.ep * plan.etp if plan.ep > 1 else 1),
-        paired_forward_s=factor * forward if alone else None,
-        paired_backward_s=factor * backward if alone else None,
+        paired_forward_s=in_pair[0],
+        paired_backward_s=in_pair[1],
     )
 
 
