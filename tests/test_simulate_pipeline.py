@@ -11,6 +11,7 @@ import pytest
 from fullmesh.machine import load_machine
 from fullmesh.outcomes.estimate import Estimate, Evaluation, estimate, evaluate
 from fullmesh.outcomes.pipeline import pipeline_costs, timeline_schedule
+from fullmesh.outcomes.pipeline_links import sends_on_links
 from fullmesh.outcomes.replay import Replayed, changes_between, replay_plan
 from fullmesh.plan import Plan
 from fullmesh.search.software import software_of
@@ -161,6 +162,31 @@ def test_the_contention_engine_slows_what_overlaps() -> None:
     # the closed form's sum was left out of the passes, so the engine found it
     bare = pipeline_costs(LLAMA, H200, plan, contention=True)
     assert bare.backward_s.sum() < pipeline_costs(LLAMA, H200, plan).backward_s.sum()
+
+
+def test_the_fabric_engine_shares_the_links_of_the_wired_machine() -> None:
+    # a stage is a node, so both of its neighbours are reached through the same cards
+    machine, plan = load_machine("h200", num_devices=32), dataclasses.replace(PLAN, vpp=1, dp=4, gbs=64)
+    priced_plan = estimate(LLAMA, machine, plan)
+    assert isinstance(priced_plan, Estimate)
+    run = replay_plan(priced_plan, engine="fabric").simulation
+    assert run is not None
+    assert run.network is not None
+    assert run.timeline.num_solves > 0
+    sends = run.network.route_of >= 0
+    assert sends.sum() == 2 * (plan.pp - 1) * plan.num_microbatches
+    # on its own a boundary takes the time of the costs; what meets on a card takes longer, and nothing is faster
+    stretch = run.timeline.taken_s[sends] / run.timeline.graph.duration_s[sends]
+    assert stretch.min() == pytest.approx(1.0)
+    costs = dataclasses.replace(run.costs, send_s=200.0 * run.costs.column("send_s"))
+    alone = simulate(costs).step_s
+    network = sends_on_links(machine, costs, None, every_rank=False)
+    assert simulate(costs, engine="fabric", network=network).step_s > 1.01 * alone
+    # a row for every device is the same machine
+    network = sends_on_links(machine, costs, None, every_rank=True)
+    unfolded = simulate(costs, engine="fabric", network=network, every_rank=True)
+    folded = simulate(costs, engine="fabric", network=sends_on_links(machine, costs, None, every_rank=False))
+    assert unfolded.step_s == pytest.approx(folded.step_s, rel=1e-6)
 
 
 def test_stragglers_slow_the_step_and_are_the_reason() -> None:

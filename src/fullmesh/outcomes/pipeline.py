@@ -319,7 +319,7 @@ def _operators(stages: Stages, t: StageTime, held_up: Floats, factor: float) -> 
     )
     out = []
     for name, total, forward, others in kinds:
-        if total.any():
+        if stages.components[:, [forward, *others]].any():
             first = _share(total, stages, forward, *others)
             out.append(
                 Operator(name=name, forward_s=factor * first, backward_s=factor * (total - first).clip(0))

@@ -24,7 +24,7 @@ from fullmesh.outcomes.pipeline import (
 from fullmesh.timeline.changes import Change, changes
 from fullmesh.timeline.costs import PipelineCosts
 from fullmesh.timeline.engines import Contention, replay
-from fullmesh.timeline.perturb import Perturbation
+from fullmesh.timeline.perturb import Perturbation, unfold
 from fullmesh.timeline.schedules import build_graph
 from fullmesh.timeline.simulate import Simulation
 from fullmesh.timeline.simulate import simulate as run_timeline
@@ -117,7 +117,8 @@ def replay_plan(
     ----------
     engine : str, optional
         One of ``fullmesh.timeline.engines.ENGINES``. ``contention`` lets hidden communication slow the computation
-        beside it, as much as the fitted term says, where the other engines take the closed form's sum.
+        beside it, as much as the fitted term says, where the others take the closed form's sum; ``fabric`` also lets
+        sends between stages share the links of the wired machine.
     perturbation : Perturbation, optional
     every_rank : bool
         A row for every device.
@@ -126,6 +127,8 @@ def replay_plan(
     ------
     ScenarioError
         An unknown engine, or devices that do not exist.
+    TopologyError
+        The engine ``fabric`` on a machine without a wired description.
     """
     model, machine, plan = estimate.model, estimate.machine, estimate.plan
     shared = engine in _SHARED
@@ -143,8 +146,19 @@ def replay_plan(
         )
     x = pipeline_of(model, machine, plan)
     slowed = _slowdown(x) if shared else None
+    network = None
+    if engine == "fabric":
+        # the wired graph is read only for the engine that shares its links
+        from fullmesh.outcomes.pipeline_links import sends_on_links
+
+        network = sends_on_links(machine, costs, perturbation, every_rank=every_rank)
     simulation = run_timeline(
-        costs, engine=engine, perturbation=perturbation, contention=slowed, every_rank=every_rank
+        costs,
+        engine=engine,
+        perturbation=perturbation,
+        contention=slowed,
+        network=network,
+        every_rank=every_rank,
     )
     at_end = after_passes(x)
     total = max(float(sum(part.sum() for part in at_end.values())), 1e-30)
@@ -156,7 +170,7 @@ def replay_plan(
         simulation=simulation,
         reason="",
         difference=difference,
-        causes=tuple(_causes(x, simulation, plain)) if abs(difference) > NOTABLE else (),
+        causes=tuple(_causes(x, simulation, plain, perturbation)) if abs(difference) > NOTABLE else (),
         undisturbed_step_s=plain,
         after_passes={kind: float(part.sum() / total) for kind, part in at_end.items()},
     )
@@ -173,7 +187,15 @@ def _off_s(x: Pipeline, costs: PipelineCosts | None = None) -> float:
     return x.closed_form_step_s() - replay(build_graph(costs_of(x) if costs is None else costs)).step_s
 
 
-def _causes(x: Pipeline, simulation: Simulation, plain: float) -> list[Cause]:
+def _alone_s(x: Pipeline, perturbation: Perturbation | None) -> float:
+    """The replay in which nothing shares anything, with the closed form's sum for what hidden traffic slows."""
+    costs = costs_of(x)
+    return replay(unfold(build_graph(costs), costs, perturbation).graph).step_s
+
+
+def _causes(
+    x: Pipeline, simulation: Simulation, plain: float, perturbation: Perturbation | None
+) -> list[Cause]:
     """Take one thing after another out of the plan, from closed form and replay alike, and see what remains.
 
     What the difference shrinks by is due to it. What devices that differ and an engine of shared resources add is
@@ -183,9 +205,9 @@ def _causes(x: Pipeline, simulation: Simulation, plain: float) -> list[Cause]:
     found = []
     if step != plain:
         shared = simulation.timeline.engine in _SHARED
-        uneven = replay(simulation.unfolded.graph).step_s if shared else step
+        uneven = _alone_s(x, perturbation) if shared else step
         found = [
-            Cause(name="computation slowed by what runs beside it", share=(uneven - step) / step),
+            Cause(name="slowdown and links found by the engine", share=(uneven - step) / step),
             Cause(name="devices that differ", share=(plain - uneven) / step),
         ]
     off = x.closed_form_step_s() - plain
