@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,8 +95,8 @@ class Part:
 def gemm_rows(parts: Iterable[Part]) -> list[Row]:
     """Matrix products of one system: the fastest framework per dtype and shape.
 
-    Weight-only quantised products are left out, and so are row counts that are neither a power of two nor whole
-    thousands of 1024: those were measured to show the edge of a tile, which a smooth model does not have.
+    Weight-only quantised products are left out, and so are row counts that are neither a power of two nor a
+    multiple of 1024: those were measured to show the edge of a tile, which a smooth model does not have.
     """
     rows = _Fastest(GEMM)
     for part in parts:
@@ -130,7 +131,8 @@ def expert_rows(parts: Sequence[Part]) -> list[Row]:
     """Gated expert layers of one system without tensor parallelism: the fastest framework per dtype and shape.
 
     Shapes that any framework measured with an ungated kernel belong to models whose experts have two matrices instead
-    of three; not every framework says so, so those shapes are left out as a whole.
+    of three; not every framework says so, so those shapes are left out as a whole. So are points of a single
+    framework: its fallback kernel would pass for what the chip can do.
     """
     tables = [(part, _need(part, (*EXPERTS, "kernel_source", "moe_tp_size", "latency"))) for part in parts]
     ungated: set[tuple[Any, ...]] = set()
@@ -144,7 +146,7 @@ def expert_rows(parts: Sequence[Part]) -> list[Row]:
         keep &= np.array([s not in ungated for s in shapes], dtype=np.bool_)
         keep &= np.array([bool(DISTRIBUTION.fullmatch(str(d))) for d in c["distribution"]], dtype=np.bool_)
         rows.add(part, {**c, "moe_dtype": _dtypes(part, c["moe_dtype"])}, keep)
-    return rows.found()
+    return rows.found(frameworks=2)
 
 
 def nccl_rows(parts: Iterable[Part]) -> list[Row]:
@@ -163,15 +165,23 @@ def nccl_rows(parts: Iterable[Part]) -> list[Row]:
     ]
 
 
+def latest(parts: Iterable[Part]) -> list[Part]:
+    """The latest release, as a list of at most one."""
+    return sorted(parts, key=_release)[-1:]
+
+
 def widest(parts: Iterable[Part]) -> list[Part]:
     """The release that measured the most node counts, the latest of those, as a list of at most one."""
+    nodes = [(len(set(_need(part, ("node_num",))["node_num"].tolist())), part) for part in parts]
+    most = max((n for n, _ in nodes), default=0)
+    return latest(part for n, part in nodes if n == most)
 
-    def reach(part: Part) -> tuple[int, list[tuple[int, str]]]:
-        words = part.release.replace("rc", ".").split(".")
-        order = [(int(w), "") if w.isdigit() else (-1, w) for w in words]
-        return len(set(_need(part, ("node_num",))["node_num"].tolist())), order
 
-    return sorted(parts, key=reach)[-1:]
+def _release(part: Part) -> tuple[list[int], bool, int]:
+    """Order of releases: a candidate before the release itself, a post-release after it."""
+    base, _, candidate = part.release.partition("rc")
+    numbers = [int(n) for n in re.findall(r"\d+", base)]
+    return numbers, not candidate, int(re.sub(r"\D", "", candidate) or 0)
 
 
 def plain_rows(parts: Iterable[Part], columns: Sequence[str]) -> list[Row]:
@@ -191,6 +201,7 @@ class _Fastest:
     def __init__(self, key: Sequence[str]) -> None:
         self._key = tuple(key)
         self._best: dict[tuple[Any, ...], tuple[float, str]] = {}
+        self._frameworks: dict[tuple[Any, ...], set[str]] = {}
 
     def add(self, part: Part, columns: Mapping[str, Array], keep: npt.NDArray[np.bool_]) -> None:
         """Rows of a part that ``keep`` marks; a key with an empty dtype is none."""
@@ -202,12 +213,14 @@ class _Fastest:
             key = tuple(values)
             # equal times go to the first name, so the order of the files does not matter
             self._best[key] = min(self._best.get(key, (latency, part.source)), (latency, part.source))
+            self._frameworks.setdefault(key, set()).add(part.framework)
 
-    def found(self) -> list[Row]:
-        """Rows in the order of their keys."""
+    def found(self, *, frameworks: int = 1) -> list[Row]:
+        """Rows in the order of their keys, of keys that at least so many frameworks measured."""
         return [
             {"source": source, **dict(zip(self._key, key, strict=True)), "latency_us": _us(latency)}
             for key, (latency, source) in sorted(self._best.items())
+            if len(self._frameworks[key]) >= frameworks
         ]
 
 
@@ -375,7 +388,7 @@ def collective_tables(out_folder: Path) -> list[Path]:
         *_written(
             out_folder / "nvl72_moe_alltoall.csv",
             as_is,
-            plain_rows(comm("gb200", "trtllm_alltoall")[-1:], ALL_TO_ALL),
+            plain_rows(latest(comm("gb200", "trtllm_alltoall")), ALL_TO_ALL),
         ),
     ]
 
@@ -420,8 +433,10 @@ def fit_collectives_to_package() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fullmesh-") as folder:
         collective_tables(Path(folder))
         profile = fit_collectives(Path(folder))
-    profile["tables"] = {
-        "source": _comment(find_package()[1], "reduced").removeprefix("Source: "),
-        "licence": LICENCE,
-    }
+    version = find_package()[1]
+    profile["tables"] = {"source": _comment(version, "reduced").removeprefix("Source: "), "licence": LICENCE}
+    # curves name the release that the shipped profile was fitted to
+    for curve in profile["curves"]:
+        named = f"{DISTRIBUTION_NAME} {TRIED_VERSION}"
+        curve["source"] = curve["source"].replace(named, f"{DISTRIBUTION_NAME} {version}")
     return profile

@@ -1,4 +1,4 @@
-"""``fullmesh calibrate``: fit the profiles again, from tables, from published results, from the device at hand."""
+"""``fullmesh calibrate``: fit the profiles again, from tables, a package, published results, the device at hand."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ def _shipped(name: str) -> Path:
     return Path(str(importlib.resources.files("fullmesh.data").joinpath("profiles", name)))
 
 
+def _one_of(folder: Path | None, package: bool) -> None:
+    if (folder is None) == (not package):
+        raise click.UsageError("give either a FOLDER of measured tables or --package")
+
+
+_FOLDER = click.argument(
+    "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+_PACKAGE = click.option(
+    "--package",
+    is_flag=True,
+    help="Take the tables of the installed aiconfigurator-core instead of a FOLDER.",
+)
+
+
 @click.group()
 def command() -> None:
     """Fit operator, collective and step profiles to measurements.
@@ -28,34 +43,41 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_FOLDER
+@_PACKAGE
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write (default: the shipped profile).",
 )
-def operators(folder: Path, out: Path | None) -> None:
-    """Matrix products, attention and expert layers, from a FOLDER of measured tables."""
+def operators(folder: Path | None, package: bool, out: Path | None) -> None:
+    """Matrix products, attention and expert layers, from a FOLDER of measured tables or a package."""
     from fullmesh.calibrate.operators import fit_operator_profiles, write_profiles
+    from fullmesh.calibrate.package import fit_operators_to_package
 
+    _one_of(folder, package)
     target = out or _shipped("operators.json")
-    write_profiles(fit_operator_profiles(folder, report=_say), target)
+    content = fit_operator_profiles(folder, report=_say) if folder else fit_operators_to_package(report=_say)
+    write_profiles(content, target)
     _say(f"wrote {target}")
 
 
 @command.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_FOLDER
+@_PACKAGE
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write (default: the shipped profile).",
 )
-def collectives(folder: Path, out: Path | None) -> None:
-    """Collectives, from a FOLDER of measured curves and the published points that are shipped."""
+def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
+    """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped."""
     from fullmesh.calibrate.collectives import fit_collectives, write_profile
+    from fullmesh.calibrate.package import fit_collectives_to_package
 
+    _one_of(folder, package)
     target = out or _shipped("collectives.json")
-    write_profile(fit_collectives(folder), target)
+    write_profile(fit_collectives(folder) if folder else fit_collectives_to_package(), target)
     _say(f"wrote {target}")
 
 
