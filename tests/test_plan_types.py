@@ -33,7 +33,7 @@ def test_the_default_plan_is_accepted() -> None:
 def test_a_degree_below_one_is_refused_by_name(name: str, value: int) -> None:
     error = refused(dataclasses.replace(Plan(), **{name: value}))
     assert error.what == f"{name} = {value}"
-    assert "at least 1" in error.expected
+    assert "from 1" in error.expected
 
 
 @pytest.mark.parametrize(

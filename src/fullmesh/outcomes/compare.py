@@ -15,6 +15,7 @@ from fullmesh.outcomes.reasons import reason
 from fullmesh.outcomes.sizing import BASES, default_batch, size_machines
 from fullmesh.outcomes.waterfall import Waterfall, waterfall
 from fullmesh.plan import RECIPES
+from fullmesh.plan.types import LARGEST, SIZE_RANGE
 from fullmesh.search import SearchResult, search
 from fullmesh.workload import Attention, ModelSpec
 from fullmesh.workload.params import parameter_counts
@@ -199,10 +200,10 @@ def compare_machines(
             f"{num_tokens:g} tokens", expected="a positive number of tokens", hint="for instance 300B or 15T"
         )
     for name, value in (("global batch", gbs), ("sequence length", seq)):
-        if value is not None and value < 1:
+        if value is not None and not 1 <= value <= LARGEST:
             raise ScenarioError(
                 f"{name} = {value}",
-                expected="a whole number of at least 1",
+                expected=f"a whole number {SIZE_RANGE}",
                 hint="leave it out, and one is chosen from the model",
             )
     sized = size_machines(machines, basis, prices) if resize else list(machines)

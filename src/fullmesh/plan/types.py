@@ -157,6 +157,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 _POSITIVE = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "mbs", "gbs", "seq")
 _TEXT = ("layout", "stack")
+# batch, sequence and degrees up to here: their products are still exact in the columns
+LARGEST = 1_000_000_000
+SIZE_RANGE = f"from 1 to {LARGEST:,}"
 
 
 def check_plan(plan: Plan, *, where: str = "plan") -> None:
@@ -169,8 +172,8 @@ def check_plan(plan: Plan, *, where: str = "plan") -> None:
     """
     for name in _POSITIVE:
         value = getattr(plan, name)
-        if value < 1:
-            raise PlanError(f"{name} = {value}", where=where, expected="a whole number of at least 1")
+        if not 1 <= value <= LARGEST:
+            raise PlanError(f"{name} = {value}", where=where, expected=f"a whole number {SIZE_RANGE}")
     for name, choices in CHOICES.items():
         value = getattr(plan, name)
         if value not in choices:

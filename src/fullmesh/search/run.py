@@ -22,6 +22,7 @@ from fullmesh.outcomes.estimate import (
 from fullmesh.outcomes.intervals import interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
+from fullmesh.plan.types import LARGEST, SIZE_RANGE
 from fullmesh.search.software import Software, software_of
 from fullmesh.search.space import Candidates, Question, candidates, devices_for_states, max_tp
 from fullmesh.workload import ModelSpec
@@ -165,10 +166,10 @@ def search(
     if objective not in OBJECTIVES:
         raise PlanError(f"unknown objective {objective!r}", hint=did_you_mean(objective, list(OBJECTIVES)))
     for name, value in (("global batch", gbs), ("sequence length", seq), ("number of plans", top)):
-        if value < 1:
+        if not 1 <= value <= LARGEST:
             raise PlanError(
                 f"{name} = {value}",
-                expected="a whole number of at least 1",
+                expected=f"a whole number {SIZE_RANGE}",
                 hint="leave it out, and one is chosen",
             )
     recipe, substituted = supported_precision(machine, precision)

@@ -12,7 +12,9 @@ from pathlib import Path
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ModelError, ResultsError
 from fullmesh.workload import ModelSpec, shipped
+from fullmesh.workload.config import LARGEST
 from fullmesh.workload.hf import load_model
+from fullmesh.workload.params import MAX_LAYERS, check_size
 from fullmesh.workload.variants import Shape, apply_shape, model_of_shape
 
 SHIPPED_RESULTS = DATA_DIR / "results" / "training_results.csv"
@@ -216,6 +218,10 @@ def _number(text: str, whole: bool, zero: bool, where: str) -> float | int | Non
         raise ResultsError(f"{text!r} is not {kind}", where=where, expected=f"{kind}, or nothing")
     if value < 0 or (value == 0 and not zero):
         raise ResultsError(f"{text} is out of range", where=where, expected=f"{kind} above 0, or nothing")
+    if whole and value > LARGEST:
+        raise ResultsError(
+            f"{text} is out of range", where=where, expected=f"{kind} up to {LARGEST:,}, or nothing"
+        )
     return int(value) if whole else value
 
 
@@ -234,16 +240,18 @@ def row_model(row: ResultRow) -> ModelSpec:
     where = f"row {row.id}"
     entry = _named(row.model)
     try:
+        if (row.layers or 0) > MAX_LAYERS:
+            raise ModelError(f"{row.layers:,} layers", expected=f"at most {MAX_LAYERS:,}")
         if entry is not None:
             run = f"{row.framework} | {row.source} | {row.gpu}"
             mtp = next((n for pattern, n in entry.benchmark_mtp_layers.items() if re.search(pattern, run)), 0)
-            return apply_shape(load_model(entry.id, mtp_layers=mtp), _shape(row))
+            return check_size(apply_shape(load_model(entry.id, mtp_layers=mtp), _shape(row)), where=where)
         if row.head_dim == "MLA":
             raise ModelError(
                 f"the model {row.model!r} is not shipped, and the dimensions of its latent attention are missing",
                 expected="head_dim as qk128+64rope/v128",
             )
-        return model_of_shape(_shape(row), name=row.model)
+        return check_size(model_of_shape(_shape(row), name=row.model), where=where)
     except ModelError as error:
         raise ModelError(
             error.what, where=error.where or where, expected=error.expected, hint=error.hint

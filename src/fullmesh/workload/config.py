@@ -11,6 +11,8 @@ from fullmesh.errors import ModelError
 _MISSING = object()
 # where multimodal configurations keep their language model
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
+# more than any model has of anything: beyond it a value is a slip of the pen
+LARGEST = 1_000_000_000
 
 
 class Config:
@@ -59,8 +61,10 @@ class Config:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(key, f"{value!r} is not a whole number", expected=f"a whole number from {least}")
-        if value < least:
-            raise self.error(key, f"{value} is out of range", expected=f"a whole number from {least}")
+        if not least <= value <= LARGEST:
+            raise self.error(
+                key, f"{value} is out of range", expected=f"a whole number from {least} to {LARGEST:,}"
+            )
         return value
 
     def size(self, *keys: str, default: int | object = _MISSING) -> int:

@@ -12,6 +12,7 @@ from fullmesh.workload import shipped
 from fullmesh.workload.config import Config, read_json
 from fullmesh.workload.families import ACTIVATIONS, FAMILIES, REFUSED, Family
 from fullmesh.workload.mixers import mixers
+from fullmesh.workload.params import check_size
 from fullmesh.workload.types import MLP, FeedForward, Layer, Mixer, ModelSpec, MoE
 
 
@@ -37,6 +38,7 @@ def load_model(name_or_path: str | Path, *, mtp_layers: int | None = None) -> Mo
     path = _config_path(text)
     if path is not None:
         model = model_from_config(Config(read_json(path), str(path)), fallback=path.parent.resolve().name)
+        check_size(model, where=str(path))
     else:
         entry = shipped.find(text)
         if entry is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fullmesh.workload.config import Config
 from fullmesh.workload.families import Family
+from fullmesh.workload.params import MAX_LAYERS
 from fullmesh.workload.types import Attention, LatentAttention, LinearAttention, Mamba2, Mixer
 
 # A layer's mixer, and its letter in the pattern of a hybrid ("" elsewhere).
@@ -22,6 +23,9 @@ def mixers(c: Config, family: Family, hidden: int) -> list[Kind]:
     if family.kind == "hybrid":
         return _hybrid(c, hidden)
     num_layers = c.size("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    if num_layers > MAX_LAYERS:
+        key = c.find("num_hidden_layers", "n_layer", "n_layers", "num_layers") or ""
+        raise c.error(key, f"{num_layers:,} layers", expected=f"at most {MAX_LAYERS:,}")
     if family.kind == "mla":
         latent = _latent(c)
         types = c.texts("layer_types")

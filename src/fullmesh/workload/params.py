@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Literal
 
+from fullmesh.errors import ModelError
 from fullmesh.workload.types import (
     MLP,
     Attention,
@@ -19,6 +20,9 @@ from fullmesh.workload.types import (
 )
 
 Norm = Literal["rmsnorm", "layernorm"]
+# A hundred times the largest model that is planned: what lies beyond is a slip of the pen.
+MAX_PARAMETERS = 10**15
+MAX_LAYERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +151,28 @@ def layer_parameters(
         latent=latent,
         norms=halves * per_norm * (2 if sandwich_norm else 1),
     )
+
+
+def check_size(model: ModelSpec, *, where: str) -> ModelSpec:
+    """The model itself, unless it is larger than anyone could mean.
+
+    Raises
+    ------
+    ModelError
+        Too many layers or parameters; sums over them would no longer be exact.
+    """
+    depth = model.num_layers + model.mtp_layers
+    if depth > MAX_LAYERS:
+        raise ModelError(f"{depth:,} layers", where=where, expected=f"at most {MAX_LAYERS:,}")
+    total = parameter_counts(model).total
+    if total > MAX_PARAMETERS:
+        raise ModelError(
+            f"{total:.3g} parameters",
+            where=where,
+            expected=f"at most {MAX_PARAMETERS:.0e}",
+            hint="check hidden size, widths, vocabulary and number of experts",
+        )
+    return model
 
 
 def parameter_counts(model: ModelSpec) -> ParameterCounts:
