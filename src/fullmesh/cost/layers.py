@@ -7,24 +7,14 @@ fabric a group's traffic crosses.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-import numpy.typing as npt
 
 from fullmesh.cost.collectives import collective_s, expert_all_to_all_s
-from fullmesh.cost.components import NUM_COMPONENTS, C
-from fullmesh.cost.operators import (
-    OperatorProfile,
-    attention_s,
-    gemm_s,
-    grouped_gemm_s,
-    load_profile,
-    memory_bound_s,
-)
-from fullmesh.machine import Machine
-from fullmesh.plan import DISPATCHERS, RECIPES, Plans
-from fullmesh.plan.types import CP_KINDS, PRECISIONS, RECOMPUTES, TRAINABLES
+from fullmesh.cost.components import C
+from fullmesh.cost.operators import attention_s, memory_bound_s
+from fullmesh.cost.rank import BF16_BYTES, FP32_BYTES, Floats, RankCost, Split
+from fullmesh.plan import DISPATCHERS, RECIPES
+from fullmesh.plan.types import CP_KINDS, PRECISIONS
 from fullmesh.workload import (
     MLP,
     Attention,
@@ -34,192 +24,13 @@ from fullmesh.workload import (
     LinearAttention,
     Mamba2,
     Mixer,
-    ModelSpec,
     MoE,
 )
-
-Floats = npt.NDArray[np.float64]
-BF16_BYTES = 2.0
-FP32_BYTES = 4.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """What the layers of one model share: plans, machine and the columns derived from them.
-
-    Parameters
-    ----------
-    kernel, wide : str
-        Kernel of the recipe's products, and of what stays in 16 bits in every recipe (head, router, scans).
-    tokens : float array, shape (n,)
-        Tokens of one micro-batch on one context-parallel rank.
-    local_tokens : float array, shape (n,)
-        Tokens of a rank where the sequence is split over the tensor-parallel group too.
-    """
-
-    plans: Plans
-    machine: Machine
-    model: ModelSpec
-    profile: OperatorProfile
-    kernel: str
-    wide: str
-    cast_bytes: float
-    tokens: Floats
-    local_tokens: Floats
-
-    @property
-    def num(self) -> int:
-        """Number of plans."""
-        return len(self.plans)
-
-
-def split(model: ModelSpec, machine: Machine, plans: Plans, precision: str) -> Split:
-    """Prepare the columns for plans that share one precision recipe."""
-    recipe = RECIPES[precision]
-    tokens = (plans.mbs * plans.seq / plans.cp).astype(np.float64)
-    local = np.where(plans.sequence_parallel, tokens / plans.tp, tokens)
-    return Split(
-        plans=plans,
-        machine=machine,
-        model=model,
-        profile=load_profile(machine.chip),
-        kernel=recipe.kernel,
-        wide="bf16" if "bf16" in machine.chip.matrix_flop_per_s else "fp16",
-        cast_bytes=recipe.cast_bytes,
-        tokens=tokens,
-        local_tokens=local,
-    )
-
-
-class _Cost:
-    """Accumulates the components of one layer."""
-
-    def __init__(self, s: Split) -> None:
-        self.s = s
-        self.rows = np.zeros((s.num, NUM_COMPONENTS))
-        self.full: Floats = (s.plans.recompute == RECOMPUTES.index("full")) * s.plans.recompute_fraction
-        self.lora = s.plans.trainable == TRAINABLES.index("lora")
-
-    def add(self, component: C, value: Floats | float) -> None:
-        self.rows[:, component] += value
-
-    def share(self, module: str | None) -> Floats:
-        """Share of the layers in which the forward work of ``module`` is done again."""
-        if module is None:
-            return self.full
-        named: Floats = np.maximum(
-            self.full, self.s.plans.recomputes(module) * self.s.plans.recompute_fraction
-        )
-        return named
-
-    def linear(
-        self, m: Floats, n: Floats | float, k: Floats | float, *, module: str | None = None, kernel: str = ""
-    ) -> None:
-        """A dense product of ``m`` tokens: forward, gradient of the input, gradient of the weight."""
-        s = self.s
-        dtype = kernel or s.kernel
-        n, k = np.broadcast_to(n, s.num), np.broadcast_to(k, s.num)
-        forward = gemm_s(s.profile, m, n, k, dtype)
-        again = self.share(module)
-        self.add(C.LINEAR_F, forward)
-        self.add(C.LINEAR_B, gemm_s(s.profile, m, k, n, dtype))
-        self.add(C.LINEAR_W, np.where(self.lora, 0.0, gemm_s(s.profile, k, n, m, dtype)))
-        self.add(C.LINEAR_R, again * forward)
-        flop = 2.0 * m * n * k
-        self.add(C.FLOP_F, flop)
-        self.add(C.FLOP_R, again * flop)
-        self.launches(1.0, 2.0, again)
-        if s.cast_bytes and not kernel:
-            # the input is cast on the way in, the gradient of the output on the way back
-            self.memory(s.cast_bytes * m * k, s.cast_bytes * m * n, again=again, kernels=1.0)
-
-    def experts(self, rows: Floats, n: Floats | float, k: Floats | float, local_experts: Floats) -> None:
-        """A grouped product over the local experts."""
-        s = self.s
-        again = self.share("moe")
-        n, k = np.broadcast_to(n, s.num), np.broadcast_to(k, s.num)
-        forward = grouped_gemm_s(s.profile, rows, n, k, local_experts, s.kernel)
-        weight = grouped_gemm_s(s.profile, rows, n, k, local_experts, s.kernel)
-        # gradients of all local experts are read and written once per micro-batch in FP32
-        traffic = 2.0 * FP32_BYTES * local_experts * n * k / s.machine.chip.hbm_bytes_per_s
-        self.add(C.EXPERT_F, forward)
-        self.add(C.EXPERT_B, grouped_gemm_s(s.profile, rows, k, n, local_experts, s.kernel))
-        self.add(C.EXPERT_W, np.where(self.lora, 0.0, np.maximum(weight, traffic)))
-        self.add(C.EXPERT_R, again * forward)
-        flop = 2.0 * rows * n * k
-        self.add(C.FLOP_F, flop)
-        self.add(C.FLOP_R, again * flop)
-        kernels = np.where(s.plans.grouped_experts, 2.0, local_experts)
-        self.launches(kernels, 2.0 * kernels, again)
-        if s.cast_bytes:
-            self.route(s.cast_bytes * rows * k, s.cast_bytes * rows * n, again=again, kernels=2.0)
-
-    def memory(
-        self,
-        forward_bytes: Floats,
-        backward_bytes: Floats,
-        *,
-        again: Floats | None = None,
-        kernels: float = 1.0,
-    ) -> None:
-        """Element-wise work bound by memory traffic."""
-        self._traffic(C.MEMORY_F, C.MEMORY_B, C.MEMORY_R, forward_bytes, backward_bytes, again, kernels)
-
-    def route(
-        self,
-        forward_bytes: Floats,
-        backward_bytes: Floats,
-        *,
-        again: Floats | None = None,
-        kernels: float = 1.0,
-    ) -> None:
-        """Memory-bound work of routing: permutation, scores, expert activations."""
-        self._traffic(C.ROUTE_F, C.ROUTE_B, C.ROUTE_R, forward_bytes, backward_bytes, again, kernels)
-
-    def _traffic(
-        self, f: C, b: C, r: C, forward: Floats, backward: Floats, again: Floats | None, kernels: float
-    ) -> None:
-        share = self.full if again is None else again
-        seconds = kernels * memory_bound_s(self.s.profile, forward / kernels)
-        self.add(f, seconds)
-        self.add(b, kernels * memory_bound_s(self.s.profile, backward / kernels))
-        self.add(r, share * seconds)
-        self.launches(kernels, kernels, share)
-
-    def launches(self, forward: Floats | float, backward: Floats | float, again: Floats) -> None:
-        self.add(C.LAUNCH_F, forward)
-        self.add(C.LAUNCH_B, backward)
-        self.add(C.LAUNCH_R, again * forward)
-
-    def scan(self, flop: Floats, num_bytes: Floats) -> None:
-        """A chunked state-space or delta-rule scan: its products at peak plus its traffic; the fit scales it."""
-        peak = self.s.machine.chip.matrix_flop_per_s[self.s.wide]
-        forward = flop / peak + memory_bound_s(self.s.profile, num_bytes)
-        again = self.share("core_attn")
-        self.add(C.SCAN_F, forward)
-        self.add(C.SCAN_B, 2.0 * forward)
-        self.add(C.SCAN_R, again * forward)
-        self.add(C.FLOP_F, flop)
-        self.add(C.FLOP_R, again * flop)
-        self.launches(5.0, 8.0, again)
-
-    def tensor_parallel(self, again: Floats) -> None:
-        """Entry and exit of one tensor-parallel block."""
-        s = self.s
-        p = s.plans
-        num_bytes = BF16_BYTES * s.tokens * s.model.hidden
-        gather = collective_s(s.machine, "all_gather", num_bytes, p.tp)
-        scatter = collective_s(s.machine, "reduce_scatter", num_bytes, p.tp)
-        reduce = collective_s(s.machine, "all_reduce", num_bytes, p.tp)
-        one_way = np.where(p.sequence_parallel, gather + scatter, reduce)
-        self.add(C.TP_F, one_way)
-        self.add(C.TP_B, one_way)
-        self.add(C.TP_R, again * one_way)
 
 
 def layer_cost(s: Split, layer: Layer) -> Floats:
     """Components of one layer, shape ``(num_plans, NUM_COMPONENTS)``."""
-    cost = _Cost(s)
+    cost = RankCost(s)
     if layer.mixer is not None:
         _norm(cost)
         _mixer(cost, layer.mixer)
@@ -232,7 +43,7 @@ def layer_cost(s: Split, layer: Layer) -> Floats:
 
 def embedding_cost(s: Split) -> Floats:
     """Look-up of the embedding and the scattered gradient."""
-    cost = _Cost(s)
+    cost = RankCost(s)
     none = np.zeros(s.num)
     num_bytes = 2.0 * BF16_BYTES * s.tokens * s.model.hidden
     cost.memory(num_bytes, 2.0 * num_bytes, again=none, kernels=2.0)
@@ -241,14 +52,14 @@ def embedding_cost(s: Split) -> Floats:
 
 def mtp_projection_cost(s: Split) -> Floats:
     """The projection of state and next embedding, side by side, to the hidden size (multi-token prediction)."""
-    cost = _Cost(s)
+    cost = RankCost(s)
     cost.linear(s.local_tokens, float(s.model.hidden), 2.0 * s.model.hidden)
     return cost.rows
 
 
 def head_cost(s: Split) -> Floats:
     """Final norm, logits and cross-entropy. The head stays in BF16 in every recipe."""
-    cost = _Cost(s)
+    cost = RankCost(s)
     p = s.plans
     cost.full = np.zeros(s.num)
     vocab = s.model.vocab / p.tp
@@ -269,7 +80,7 @@ def head_cost(s: Split) -> Floats:
     return cost.rows
 
 
-def _norm(cost: _Cost) -> None:
+def _norm(cost: RankCost) -> None:
     """Norm and residual of one half layer."""
     s = cost.s
     elements = s.local_tokens * s.model.hidden
@@ -284,7 +95,7 @@ def _norm(cost: _Cost) -> None:
     )
 
 
-def _mixer(cost: _Cost, mixer: Mixer) -> None:
+def _mixer(cost: RankCost, mixer: Mixer) -> None:
     if isinstance(mixer, Attention):
         _attention(cost, mixer)
     elif isinstance(mixer, LatentAttention):
@@ -295,7 +106,7 @@ def _mixer(cost: _Cost, mixer: Mixer) -> None:
         _linear_attention(cost, mixer)
 
 
-def _attention(cost: _Cost, a: Attention) -> None:
+def _attention(cost: RankCost, a: Attention) -> None:
     s = cost.s
     p = s.plans
     h = float(s.model.hidden)
@@ -325,7 +136,7 @@ def _attention(cost: _Cost, a: Attention) -> None:
         cost.linear(s.tokens, h, heads * a.head_dim)
 
 
-def _latent_attention(cost: _Cost, a: LatentAttention) -> None:
+def _latent_attention(cost: RankCost, a: LatentAttention) -> None:
     s = cost.s
     p = s.plans
     h = float(s.model.hidden)
@@ -351,7 +162,9 @@ def _latent_attention(cost: _Cost, a: LatentAttention) -> None:
     cost.linear(s.tokens, h, heads * a.v_dim)
 
 
-def _core(cost: _Cost, heads: Floats, kv_heads: Floats, qk_dim: int, v_dim: int, window: int | None) -> None:
+def _core(
+    cost: RankCost, heads: Floats, kv_heads: Floats, qk_dim: int, v_dim: int, window: int | None
+) -> None:
     """Softmax attention. Context parallelism splits the causal work evenly (zig-zag order)."""
     s = cost.s
     p = s.plans
@@ -403,7 +216,7 @@ def _core(cost: _Cost, heads: Floats, kv_heads: Floats, qk_dim: int, v_dim: int,
     cost.add(C.CP_R, again * comm_f)
 
 
-def _mamba(cost: _Cost, m: Mamba2) -> None:
+def _mamba(cost: RankCost, m: Mamba2) -> None:
     s = cost.s
     p = s.plans
     h = float(s.model.hidden)
@@ -422,7 +235,7 @@ def _mamba(cost: _Cost, m: Mamba2) -> None:
     cost.linear(s.tokens, h, inner)
 
 
-def _linear_attention(cost: _Cost, a: LinearAttention) -> None:
+def _linear_attention(cost: RankCost, a: LinearAttention) -> None:
     s = cost.s
     p = s.plans
     h = float(s.model.hidden)
@@ -440,7 +253,7 @@ def _linear_attention(cost: _Cost, a: LinearAttention) -> None:
     cost.linear(s.tokens, h, values)
 
 
-def _feed_forward(cost: _Cost, ffn: FeedForward) -> None:
+def _feed_forward(cost: RankCost, ffn: FeedForward) -> None:
     if isinstance(ffn, MLP):
         _mlp(cost, ffn.ffn, gated=ffn.gated, module="mlp")
         cost.tensor_parallel(np.maximum(cost.full, cost.share("mlp")))
@@ -448,7 +261,7 @@ def _feed_forward(cost: _Cost, ffn: FeedForward) -> None:
         _moe(cost, ffn)
 
 
-def _mlp(cost: _Cost, width: int, *, gated: bool, module: str) -> None:
+def _mlp(cost: RankCost, width: int, *, gated: bool, module: str) -> None:
     s = cost.s
     h = float(s.model.hidden)
     inner = width / s.plans.tp
@@ -458,7 +271,7 @@ def _mlp(cost: _Cost, width: int, *, gated: bool, module: str) -> None:
     cost.linear(s.tokens, h, inner, module=module)
 
 
-def _activation(cost: _Cost, elements: Floats, *, gated: bool, again: Floats, routed: bool) -> None:
+def _activation(cost: RankCost, elements: Floats, *, gated: bool, again: Floats, routed: bool) -> None:
     up = 2.0 if gated else 1.0
     traffic = cost.route if routed else cost.memory
     traffic(
@@ -466,7 +279,7 @@ def _activation(cost: _Cost, elements: Floats, *, gated: bool, again: Floats, ro
     )
 
 
-def _moe(cost: _Cost, moe: MoE) -> None:
+def _moe(cost: RankCost, moe: MoE) -> None:
     s = cost.s
     p = s.plans
     h = float(s.model.hidden)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fullmesh.cost.collectives import collective_s
 from fullmesh.cost.components import NUM_COMPONENTS, C
-from fullmesh.cost.layers import BF16_BYTES, embedding_cost, head_cost, layer_cost, mtp_projection_cost, split
+from fullmesh.cost.layers import embedding_cost, head_cost, layer_cost, mtp_projection_cost
+from fullmesh.cost.rank import BF16_BYTES, split
 from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
