@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
 
 from fullmesh.errors import PlanError
@@ -10,6 +13,8 @@ from fullmesh.outcomes.wired import plan_collectives, wired_collectives
 from fullmesh.plan import Plan
 from fullmesh.workload.hf import load_model
 
+CommandLine = Callable[..., tuple[int, str, str]]
+EXAMPLE = "docs/examples/deepseek-v3-cloudmatrix384.toml"
 DEEPSEEK = load_model("deepseek-v3")
 
 
@@ -41,3 +46,14 @@ def test_large_gradients_agree_with_the_closed_form() -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(PlanError, match="unknown"):
         wired_collectives(DEEPSEEK, load_machine("h200"), Plan(gbs=1), "packets")  # type: ignore[arg-type]
+
+
+def test_simulate_shows_them_at_a_level(command_line: CommandLine) -> None:
+    code, printed, _ = command_line("simulate", EXAMPLE, "--level", "bottleneck", "--json")
+    assert code == 0
+    wired = json.loads(printed)["wired"]
+    assert {w["axis"] for w in wired} == {"tensor parallel", "experts", "gradients"}
+    assert all(w["level_s"] > 0 for w in wired)
+    code, printed, _ = command_line("simulate", EXAMPLE, "--level", "max-min")
+    assert code == 0
+    assert "wired graph" in printed

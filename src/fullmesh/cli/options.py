@@ -7,6 +7,7 @@ import click
 # The same names as in search, sizing, timeline and recipes, which are only imported when a command runs.
 OBJECTIVES = ("time", "energy", "money")
 BASES = ("units", "devices", "packages", "power", "money")
+LEVELS = ("closed-form", "bottleneck", "max-min")
 ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fullmesh.outcomes.replay import Replayed
+    from fullmesh.outcomes.wired import WiredCollective
 
 # Lines of a comparison, and pairs of devices that wait, before the rest is left to --json.
 _MOST_LINES = 24
@@ -36,6 +37,25 @@ def replay_report(
     if changes:
         out.append(_changes(changes, lang))
     return out
+
+
+def wired_table(collectives: Sequence[WiredCollective], lang: Language) -> Table:
+    """The plan's collectives on the wired graph beside the closed form over tiers."""
+    t = table(
+        label("wired_graph", lang), "", "", label("ranks", lang), "", label("closed_form", lang), "", ""
+    )
+    for c in collectives:
+        known = c.level_s == c.level_s
+        t.add_row(
+            c.axis,
+            c.kind.replace("_", " "),
+            f"{c.ranks:,} / {c.stride:,}",
+            si_prefix(c.num_bytes, "B"),
+            seconds(c.closed_form_s) if known else "-",
+            seconds(c.level_s) if known else "-",
+            f"{100 * c.off:+.1f} %" if known else c.evidence,
+        )
+    return t
 
 
 def name_of(kind: str, lang: Language) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from fullmesh.cli.options import ENGINES, json_option, lang_option
+from fullmesh.cli.options import ENGINES, LEVELS, json_option, lang_option
 from fullmesh.glossary import Language
+
+if TYPE_CHECKING:
+    from fullmesh.outcomes.wired import WiredCollective
 
 
 @click.command(
@@ -32,6 +37,11 @@ from fullmesh.glossary import Language
 @click.option(
     "--profile", type=click.Path(), help="A trace of a real run (Kineto or msprof) to lay under the step."
 )
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS),
+    help="Evaluate the plan's collectives on the wired graph, and say how far the closed form was off.",
+)
 @click.option("--against", type=click.Path(), help="Another scenario: what changes from it to this one.")
 @json_option
 @lang_option
@@ -43,16 +53,17 @@ def command(
     engine: str | None,
     every_rank: bool,
     profile: str | None,
+    level: str | None,
     against: str | None,
     as_json: bool,
     lang: Language,
 ) -> None:
     """Print one plan in full."""
-    from fullmesh.cli.replay_report import replay_report
+    from fullmesh.cli.replay_report import replay_report, wired_table
     from fullmesh.cli.simulate_report import infeasible_line, report
     from fullmesh.cli.tables import show, write_json
     from fullmesh.outcomes.estimate import Infeasible
-    from fullmesh.outcomes.records import infeasible_record, replay_record
+    from fullmesh.outcomes.records import infeasible_record, replay_record, wired_record
     from fullmesh.outcomes.replay import changes_between
     from fullmesh.study import replay
     from fullmesh.timeline.profile import read_profile
@@ -72,10 +83,20 @@ def command(
     if run is not None and trace:
         e = result.estimate
         run.write_trace(trace, profile=real, title=f"{e.model.name}, {e.machine.name}, {e.plan.label()}")
+    wired: tuple[WiredCollective, ...] = ()
+    if level:
+        from fullmesh.outcomes.wired import wired_collectives
+
+        e = result.estimate
+        wired = wired_collectives(e.model, e.machine, e.plan, level)  # type: ignore[arg-type]
     if as_json:
-        write_json(replay_record(result, operators, changes))
+        write_json(
+            {**replay_record(result, operators, changes), **({"wired": wired_record(wired)} if level else {})}
+        )
         return
     show(*report(result.estimate, lang), *replay_report(result, operators, changes, lang))
+    if wired:
+        show(wired_table(wired, lang))
     if isinstance(other, Infeasible):
         show(infeasible_line(other, lang))
     if run is not None and trace:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fullmesh.outcomes.replay import Replayed
+    from fullmesh.outcomes.wired import WiredCollective
     from fullmesh.timeline.changes import Change
     from fullmesh.timeline.profile import OperatorDifference
 
@@ -276,6 +277,24 @@ PLAN_CSV_COLUMNS = (
     "precision", "step_s", "low_80_s", "high_80_s", "bound_low_s", "bound_high_s", "tokens_per_s", "mfu", "hfu",
     "memory_bytes", "capacity_bytes",
 )  # fmt: skip
+
+
+def wired_record(collectives: Sequence[WiredCollective]) -> list[dict[str, Any]]:
+    """A plan's collectives on the wired graph, one record each; ``off`` is closed form over level, minus one."""
+    return [
+        {
+            "axis": c.axis,
+            "kind": c.kind,
+            "ranks": c.ranks,
+            "stride": c.stride,
+            "bytes": c.num_bytes,
+            "closed_form_s": _number(c.closed_form_s),
+            "level_s": _number(c.level_s),
+            "off": _number(c.off),
+            "evidence": c.evidence,
+        }
+        for c in collectives
+    ]
 
 
 def search_rows(found: SearchResult) -> list[dict[str, Any]]:
