@@ -88,7 +88,7 @@ def command(
         from fullmesh.outcomes.wired import wired_collectives
 
         e = result.estimate
-        wired = wired_collectives(e.model, e.machine, e.plan, level)  # type: ignore[arg-type]
+        wired = wired_collectives(e.model, e.machine, e.plan, level)
     if as_json:
         write_json(
             {**replay_record(result, operators, changes), **({"wired": wired_record(wired)} if level else {})}
