@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -124,8 +125,10 @@ def command(
     from fullmesh.fabric.wiring import Policy
 
     for name, value in (("--devices", devices), ("--scale", scale), ("--queue-pairs", queue_pairs)):
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise ScenarioError(f"{value} is not above zero", where=name, expected="a number above 0")
+    if seed < 0:
+        raise ScenarioError(f"{seed} is below zero", where="--seed", expected="a whole number from 0")
     if devices is not None and scale is not None:
         raise ScenarioError("both --devices and --scale", where="command line", expected="one of them")
     num_bytes = _positive(size, "--bytes")

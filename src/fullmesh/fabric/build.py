@@ -14,6 +14,8 @@ from fullmesh.fabric.topology import Topology, assemble
 from fullmesh.fabric.wiring import IntArray, LayerFacts, Wiring
 
 LAYER_KINDS = ("clos", "fat-tree", "full-mesh", "torus", "dragonfly")
+# more than this is a slip of the pen: the wired graph of it would fill the memory
+MAX_DEVICES = 1_000_000
 TIER_KINDS = ("package", "switch", "mesh", "rail")
 
 
@@ -54,8 +56,8 @@ def build_topology(
         return _wired_by_hand(document, top, title, basis)
     unit_devices = top.whole("unit_devices", top.whole("devices"))
     total = num_devices or (round(units * unit_devices) if units else top.whole("devices"))
-    if total < 1:
-        raise TopologyError(f"{total} devices", where=document.path, expected="at least 1")
+    if not 1 <= total <= MAX_DEVICES:
+        raise TopologyError(f"{total:,} devices", where=document.path, expected=f"from 1 to {MAX_DEVICES:,}")
     per_node = top.whole("devices_per_node", 1)
     per_package = top.whole("devices_per_package", 1)
     unit_name = top.text("unit", "machine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from importlib import resources
 
 import numpy as np
@@ -89,7 +90,7 @@ def oversubscribed(topology: Topology, ratio: float) -> Topology:
     TopologyError
         A ratio below 1, or no rail network with spines.
     """
-    if ratio < 1:
+    if not 1 <= ratio < math.inf:
         raise TopologyError(f"oversubscription of {ratio}", where="--oversubscription", expected="1 or more")
     rate, found = topology.links.bytes_per_s.copy(), False
     for layer in topology.layers:

@@ -95,14 +95,14 @@ def filter_facts(
     Raises
     ------
     CatalogError
-        No fact has that item or parameter.
+        No fact has that item or parameter, or such a source.
     """
     facts = load_facts()
     parameters = tuple(dict.fromkeys(f.parameter for f in facts))
     for wanted, known, what in ((item, facts.items, "item"), (parameter, parameters, "parameter")):
         if wanted is not None and wanted not in known:
             raise CatalogError(f"no fact has the {what} {wanted!r}", hint=did_you_mean(wanted, list(known)))
-    return tuple(
+    found = tuple(
         fact
         for fact in (facts.conflicts() if conflicts else facts)
         if item in (None, fact.item)
@@ -110,6 +110,13 @@ def filter_facts(
         and kind in (None, fact.kind)
         and (source is None or source.lower() in fact.source.lower())
     )
+    if source is not None and not found:
+        raise CatalogError(
+            f"no such fact has a source with {source!r} in its name",
+            where="--source",
+            hint="`fullmesh catalog --facts` lists all facts with their sources",
+        )
+    return found
 
 
 def chip_record(chip: Chip) -> dict[str, Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fullmesh.machine.spec import ChipSpec, MachineSpec, SourceLines
 
 MACHINES_DIR = DATA_DIR / "machines"
+# a hundred times the largest cluster that is planned: more is a slip of the pen
+MAX_DEVICES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,14 +326,14 @@ def _check_num_devices(spec: MachineSpec, count: int) -> None:
     size = spec.size
     package, node = size.devices_per_package, size.devices_per_node
     step = package if count <= node else node
-    if count >= 1 and count % step == 0 and (size.max_devices is None or count <= size.max_devices):
+    # a file that names no limit means any number that one could mean
+    most = size.max_devices or MAX_DEVICES // step * step
+    if count >= 1 and count % step == 0 and count <= most:
         return
     below = count // step * step
-    nearest = [n for n in (below, below + step) if n >= package]
-    if size.max_devices is not None:
-        nearest = sorted({min(n, size.max_devices) for n in nearest})
+    nearest = sorted({min(n, most) for n in (below, below + step) if n >= package})
     groups = f"multiples of {package} up to {node}, then multiples of {node}"
-    limit = f", at most {size.max_devices}" if size.max_devices is not None else ""
+    limit = f", at most {most}" if size.max_devices is not None or count > most else ""
     raise CatalogError(
         f"{spec.id} cannot have {count} devices",
         expected=f"{groups}{limit}",
