@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
 import sys
 
 import click
@@ -20,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("fullmesh.cli.calibrate", "Fit operator, collective and step profiles to measurements."),
     "catalog": ("fullmesh.cli.catalog", "Every fact with unit, basis and source."),
 }
+
+
+# a disk that is full or broken is no bug of ours
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class LazyGroup(click.Group):
@@ -61,6 +68,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one clear message and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal or file that cannot show a letter gets its number, which is JSON's own way too
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
     except FullmeshError as error:
@@ -74,6 +85,13 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        click.echo(f"error: cannot write the output: {error.strerror}", err=True)
+        # what is still in the buffer cannot be written either; without this the interpreter would try, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

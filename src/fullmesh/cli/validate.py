@@ -63,6 +63,8 @@ def command(
     from fullmesh.validate.results import read_results
     from fullmesh.validate.score import score
 
+    if document and results:
+        raise click.UsageError("--document is about the shipped table; leave --results out")
     report = score(read_results(results) if results else None)
     if json_out:
         shown.write(json_out, report_record(report))

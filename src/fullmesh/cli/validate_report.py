@@ -13,6 +13,7 @@ import click
 
 from fullmesh.calibrate.files import write_json
 from fullmesh.cli.tables import show, table
+from fullmesh.errors import ScenarioError
 from fullmesh.units import duration, si_prefix
 from fullmesh.validate.gate import Check
 from fullmesh.validate.score import Errors, Report, RowScore
@@ -23,14 +24,28 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
     if str(path) == "-":
         click.echo(json.dumps(data, indent=1, ensure_ascii=False))
     else:
-        write_json(path, data)
+        try:
+            write_json(path, data)
+        except OSError as error:
+            raise _unwritable(path, error) from None
 
 
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> ScenarioError:
+    return ScenarioError(
+        f"cannot write the file: {error.strerror}",
+        where=str(path),
+        hint="name a file in a folder where you may write",
+    )
 
 
 def percent(value: float) -> str:
