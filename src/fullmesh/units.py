@@ -70,7 +70,9 @@ def parse_quantity(text: str, dimension: str, *, where: str = "") -> float:
         raise CatalogError(f"cannot read the number in {text!r}", where=where) from None
     value, found = to_si(number, match.group(2), where=where)
     if found != dimension:
-        raise CatalogError(f"{text!r} is a quantity of {found}", where=where, expected=f"a quantity of {dimension}")
+        raise CatalogError(
+            f"{text!r} is a quantity of {found}", where=where, expected=f"a quantity of {dimension}"
+        )
     return value
 
 
