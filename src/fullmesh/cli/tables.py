@@ -151,6 +151,7 @@ def tokens_text(value: float) -> str:
 
 
 OFFLOAD_NOTE = (
-    "Optimizer states in host memory cost no time here: copying them over the host link is not priced."
+    "Optimizer states in host memory cost the copy of gradients and weights over the host link; the arithmetic of the "
+    "host is taken to hide behind it."
 )
 COMMUNICATION = GROUPS["communication"]

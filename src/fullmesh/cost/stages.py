@@ -10,7 +10,8 @@ import numpy.typing as npt
 from fullmesh.cost.collectives import collective_s
 from fullmesh.cost.components import NUM_COMPONENTS, C
 from fullmesh.cost.layers import embedding_cost, head_cost, layer_cost, mtp_projection_cost
-from fullmesh.cost.rank import BF16_BYTES, split
+from fullmesh.cost.rank import BF16_BYTES, FP32_BYTES, split
+from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
@@ -143,6 +144,28 @@ def _one_precision(
     return _with_parameters(model, machine, plans, joined)
 
 
+def _host_copies_s(machine: Machine, offloaded: Floats) -> Floats:
+    """Gradients to the host and updated weights back, for the parameters whose optimizer states live there.
+
+    The host's own arithmetic is taken to hide behind the copies.
+
+    Raises
+    ------
+    PlanError
+        States are offloaded, and the catalog gives no link to the host for this chip.
+    """
+    if not offloaded.any():
+        return np.zeros_like(offloaded)
+    rate = machine.chip.host_bytes_per_s
+    if rate is None:
+        raise PlanError(
+            f"the link of {machine.chip.name} to its host is not in the catalog",
+            where="offload_optimizer",
+            hint="add a fact host_bandwidth, or keep the states on the device",
+        )
+    return offloaded * (FP32_BYTES + BF16_BYTES) / rate
+
+
 def mtp_block(model: ModelSpec) -> tuple[Layer, ...]:
     """Layers of one multi-token-prediction module: as given, else one more layer of the last kind."""
     return model.mtp_block or model.layers[-1:]
@@ -196,6 +219,9 @@ def _with_parameters(
     expert_shards = np.where(plans.zero[plan] > 0, np.maximum(dp * tp // (ep * etp), 1), 1)
     owned = dense / shards + experts / expert_shards
     optimizer = np.where(frozen, 0.0, owned * ADAM_BYTES_PER_PARAMETER / machine.chip.hbm_bytes_per_s)
+    optimizer = optimizer + np.where(
+        frozen, 0.0, _host_copies_s(machine, plans.offload_optimizer[plan] * owned)
+    )
     p = plans.take(plan)
     tokens = p.mbs * p.seq / p.cp / np.where(p.sequence_parallel, p.tp, 1)
     send = np.where(

@@ -85,6 +85,7 @@ def build_chip(chip_id: str, entry: ChipEntry, facts: FactBook) -> Chip:
             f"no fact gives the matrix peak of {chip_id}", expected="a row such as matrix_bf16"
         )
     power = facts.find(chip_id, "power")
+    host = facts.find(chip_id, "host_bandwidth")
     memory = facts.find(chip_id, "hbm_usable") or facts.used(chip_id, "hbm_capacity")
     return Chip(
         id=chip_id,
@@ -100,6 +101,7 @@ def build_chip(chip_id: str, entry: ChipEntry, facts: FactBook) -> Chip:
         num_cores=int(facts.used(chip_id, "num_cores").si_value),
         power_w=None if power is None else power.si_value,
         operator_profile=entry.operator_profile,
+        host_bytes_per_s=None if host is None else host.si_value,
     )
 
 

@@ -276,6 +276,9 @@ def _inline_chip(spec: ChipSpec, lines: SourceLines, facts: FactBook, quantities
         num_cores=spec.num_cores,
         power_w=None if spec.power is None else figure(spec.power, "w", "power"),
         operator_profile=spec.operator_profile,
+        host_bytes_per_s=None
+        if spec.host_bandwidth is None
+        else figure(spec.host_bandwidth, "bytes_per_s", "host_bandwidth"),
     )
 
 

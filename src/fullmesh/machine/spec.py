@@ -38,6 +38,7 @@ class ChipSpec(_Strict):
     hbm_bandwidth: Word
     num_cores: Count
     power: Word | None = None
+    host_bandwidth: Word | None = None
 
 
 class SizeSpec(_Strict):

@@ -39,6 +39,8 @@ class Chip:
         Design power of one device; None where it is not published.
     operator_profile : str
         Key of the fitted operator profile that describes its kernels.
+    host_bytes_per_s : float or None
+        Line rate to the memory of the host, one direction; None where it is not known.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Chip:
     num_cores: int
     power_w: float | None
     operator_profile: str
+    host_bytes_per_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
