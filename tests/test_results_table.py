@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullmesh.errors import ModelError, ResultsError
-from fullmesh.validate.results import COLUMNS, SHIPPED_RESULTS, ResultRow, read_results, row_model
+from fullmesh.validate.results import (
+    _MAY_BE_ABSENT,
+    COLUMNS,
+    SHIPPED_RESULTS,
+    ResultRow,
+    read_results,
+    row_model,
+)
 from fullmesh.workload import MLP, Attention, LatentAttention, Mamba2, MoE
 from fullmesh.workload.hf import load_model
 from fullmesh.workload.params import parameter_counts
@@ -284,7 +291,7 @@ def test_width_as_multiple_of_the_hidden_size() -> None:
     assert row_model(row).layers[0].ffn.ffn == 8192  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("column", [c for c in COLUMNS if c != "notes"])
+@pytest.mark.parametrize("column", [c for c in COLUMNS if c not in _MAY_BE_ABSENT])
 def test_missing_column(column: str, read: Callable[[str], tuple[ResultRow, ...]]) -> None:
     with pytest.raises(ResultsError, match=re.escape(repr(column))):
         read(table({}, columns=tuple(c for c in COLUMNS if c != column)))

@@ -18,6 +18,9 @@ class FullmeshError(Exception):
         What the user can do about it.
     """
 
+    # where to look when the place that raises knows nothing better
+    default_hint = "`fullmesh COMMAND --help` explains the options, docs/reference.md the files"
+
     def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
         self.what = what
         self.where = where
@@ -31,17 +34,22 @@ class FullmeshError(Exception):
         lines = [f"error: {head}"]
         if self.expected:
             lines.append(f"  expected: {self.expected}")
-        if self.hint:
-            lines += ["", f"hint: {self.hint}"]
+        lines += ["", f"hint: {self.hint or self.default_hint}"]
         return "\n".join(lines)
 
 
 class CatalogError(FullmeshError):
     """A fact, chip, machine or price that is unknown or badly written."""
 
+    default_hint = (
+        "`fullmesh catalog` lists what is known, docs/reference.md describes machine and price files"
+    )
+
 
 class ModelError(FullmeshError):
     """A model that is unknown, or a configuration that cannot be read."""
+
+    default_hint = "compare with a config.json of the same model type, or name a shipped model"
 
 
 class PlanError(FullmeshError):
@@ -55,9 +63,13 @@ class ScenarioError(FullmeshError):
 class ResultsError(FullmeshError):
     """A table of published results or measurements that cannot be read."""
 
+    default_hint = "the columns are those of the shipped table, which the README beside it explains"
+
 
 class TopologyError(FullmeshError):
     """A fabric description that is contradictory or incomplete."""
+
+    default_hint = "docs/fabric.md describes topology files and the options of `fullmesh fabric`"
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

@@ -108,6 +108,12 @@ COLUMNS = tuple(_PRINTED.get(f.name, f.name) for f in dataclasses.fields(ResultR
 # a zero is a statement here; everywhere else it would be nonsense
 _MAY_BE_ZERO = ("experts", "topk", "dense_layers", "fsdp", "mtp_layers", "moe_ffn")
 _REQUIRED = ("id", "tier", "model", "gpu")
+# for people, for grouping, or of a part of the rows only: a table without them can be scored all the same
+_MAY_BE_ABSENT = (
+    "source_ref", "read_status", "arch_status", "step_status", "tok_status", "tflops_gpu", "tflops_status", "mfu_pct",
+    "hfu_pct", "mem_GiB", "ttt_min", "notes", "missing", "chip_bin_note", "publisher", "run_key", "mem_allocated_gib",
+    "mem_reserved_gib",
+)  # fmt: skip
 
 
 def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
@@ -116,7 +122,8 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
     Parameters
     ----------
     path : str or Path, optional
-        A CSV file with the columns of the shipped table, which is read without it. Further columns are ignored.
+        A CSV file with the columns of the shipped table, which is read without it. Further columns are ignored;
+        columns that are for people only, for grouping, or for memory may be absent.
 
     Raises
     ------
@@ -166,7 +173,7 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
 
 
 def _check_header(header: list[str], where: str) -> None:
-    missing = [c for c in COLUMNS if c not in header]
+    missing = [c for c in COLUMNS if c not in header and c not in _MAY_BE_ABSENT]
     if missing:
         raise ResultsError(
             f"the column {missing[0]!r} is missing"
@@ -185,7 +192,7 @@ def _row(fields: dict[str, str], line: int, where: str) -> ResultRow:
         if field.name in _DERIVED:
             continue
         column = _PRINTED.get(field.name, field.name)
-        text = fields[column].strip()
+        text = fields.get(column, "").strip()
         at = f"{where}, column {column}"
         if field.name in _REQUIRED and not text:
             raise ResultsError("the value is missing", where=at)
