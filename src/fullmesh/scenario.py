@@ -67,7 +67,7 @@ def load_scenario(path: str | Path) -> Scenario:
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Any]], SourceLines]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text)
     except OSError as error:
         raise ScenarioError(

@@ -257,7 +257,7 @@ def load_facts() -> FactBook:
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and the stripped fields of each row; the header must name exactly ``columns``."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [c.strip() for c in next(reader, [])]
             for name in header:

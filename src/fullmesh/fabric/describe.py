@@ -215,7 +215,7 @@ def open_document(name: str) -> Document:
     path = Path(name)
     if name.endswith(".toml") or path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise TopologyError(f"cannot read the topology file: {error}", where=name) from None
         label = name

@@ -158,7 +158,7 @@ def read_machine_file(path: Path) -> tuple[MachineSpec, SourceLines]:
         The file cannot be read, is not TOML, or has an unknown, missing or wrong key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text)
     except OSError as error:
         raise CatalogError(f"cannot read the machine file: {error.strerror}", where=str(path)) from None
