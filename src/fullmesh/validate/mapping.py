@@ -66,8 +66,10 @@ def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     fields.update(_recompute(row.recompute, model, fields["pp"], assumptions))
     fields.update(_flags(row.overlap_and_flags, fields, model))
     fields.update(_sharding(row, fields))
-    if row.phase == "lora":
+    if "lora" in row.phase:
         fields["trainable"] = "lora"
+    elif row.phase not in ("pretrain", "sft"):
+        assumptions.append(f"phase {row.phase!r}: training of all parameters")
     plan = Plan(**fields)
     check_plan(plan, where=row.id)
     return Case(row=row, machine=machine, model=model, plan=plan, assumptions=tuple(assumptions))

@@ -206,6 +206,8 @@ def _row(fields: dict[str, str], line: int, where: str) -> ResultRow:
             values[field.name] = _number(
                 text, _KINDS[field.name] == (int | None), field.name in _MAY_BE_ZERO, at
             )
+    # other tables write LoRA or Pretrain; without a word a result is of pre-training
+    values["phase"] = str(values["phase"]).lower() or "pretrain"
     if values["tier"] not in ("A", "B", "C"):
         raise ResultsError(
             f"{values['tier']!r} is no tier", where=f"{where}, column tier", expected="A, B or C"
