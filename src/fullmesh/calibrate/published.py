@@ -78,11 +78,14 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         by_fold.append(held)
         predicted[fold == k] = table.step_times(held).step_s[fold == k]
     by_publisher = {}
+    unseen = np.full(len(table.cases), np.nan)
     for name in sorted(set(publisher[use])):
         progress(f"without {name}")
         by_publisher[str(name)] = profile_of(
             fit_step(table, published, use & (publisher != name), start=step_x)
         )
+        mask = publisher == name
+        unseen[mask] = table.step_times(by_publisher[str(name)]).step_s[mask]
     residual = np.log(published / predicted)
     return StepFit(
         profile=profile,
@@ -91,7 +94,7 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         configurations=tuple(
             sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
         ),
-        intervals=_intervals(table, residual, use),
+        intervals=_intervals(table, residual, np.log(published / unseen), use),
     )
 
 
@@ -102,12 +105,19 @@ def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
     return fit_memory(table, allocated, reserved, usable)
 
 
-def _intervals(table: CaseTable, residual: Floats, use: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
-    """Quantiles by group that leave 10 % of the residuals on either side, for a result not seen yet."""
+def _intervals(
+    table: CaseTable, residual: Floats, unseen: Floats, use: npt.NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
+    """Quantiles by group that leave 10 % of the residuals on either side, for a result not seen yet.
+
+    The groups named ``unseen`` come from whole publishers left out: they stand for chips with too few results of
+    their own, of which nobody's results have taught the model.
+    """
     groups: dict[str, list[float]] = {}
-    for case, r, u in zip(table.cases, residual, use, strict=True):
+    for case, r, new, u in zip(table.cases, residual, unseen, use, strict=True):
         if not u:
             continue
+        groups.setdefault(f"unseen|{'moe' if case.model.is_moe else 'dense'}", []).append(float(new))
         kind = "moe" if case.model.is_moe else "dense"
         family = case.machine.chip.family
         for key in (f"{family}|{kind}", f"{family}|any", f"any|{kind}", "any|any"):

@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 # Sequence length at which the attention term stands alone.
 REFERENCE_TOKENS = 8192.0
+# Beyond this factor of it the term stays as it is: published sequences say nothing of longer or shorter ones.
+LENGTH_RANGE = 4.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,8 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
 
     lin, exp_, scan = term("linear"), term("expert"), term("scan")
     # tables and published kernels end at some length; what longer sequences gain is fitted, one exponent a family
-    att = term("attention") * (plans.seq[i] / REFERENCE_TOKENS) ** (1.0 - term("attention_length"))
+    reach = np.clip(plans.seq[i] / REFERENCE_TOKENS, 1.0 / LENGTH_RANGE, LENGTH_RANGE)
+    att = term("attention") * reach ** (1.0 - term("attention_length"))
     mem, route = term("memory"), term("route")
     ep_hidden = np.where(plans.ep_overlap[i], term("overlap_ep"), 0.0)
     tp_hidden = np.where(plans.tp_overlap[i], term("overlap_tp"), 0.0)

@@ -70,7 +70,7 @@ class Setting:
 
     family: str
     cores: str
-    chip: str
+    die: str
     precision: str
     framework: str
     stack: str
@@ -84,6 +84,13 @@ class Setting:
 def cores_of(chip: Chip) -> str:
     """Chips whose kernels behave alike. Both Ascend generations of one core share it; their fabrics differ."""
     return chip.arch if chip.vendor == "huawei" else chip.family
+
+
+def die_of(chip: Chip) -> str:
+    """Chips with the same arithmetic under the same power: H100, H800 and H200 of 700 W differ in memory and links."""
+    peak = max(chip.matrix_flop_per_s.get("bf16", 0.0), chip.matrix_flop_per_s.get("fp16", 0.0))
+    power = f"{chip.power_w:g}W" if chip.power_w else "any"
+    return f"{chip.arch}-{peak / 1e12:g}T-{power}"
 
 
 def architecture_of(model: ModelSpec) -> str:
@@ -121,7 +128,7 @@ def settings_of(
         Setting(
             family=machine.chip.family,
             cores=cores_of(machine.chip),
-            chip=machine.chip.id,
+            die=die_of(machine.chip),
             precision=PRECISIONS[int(plans.precision[i])],
             framework=str(plans.stack[i]).split("-")[0],
             stack=str(plans.stack[i]),

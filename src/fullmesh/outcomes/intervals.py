@@ -34,18 +34,19 @@ def _quantiles() -> dict[str, dict[str, float]]:
 def interval_for(family: str, *, moe: bool, step_s: float) -> Interval:
     """The 80 % interval of a step time.
 
-    The residuals of the chip family and kind of model are used where there are at least ten results of that kind,
-    else those of all rows of the kind, and the basis says so.
+    The residuals of the chip family and kind of model are used where there are at least ten results of that kind. A
+    family with fewer takes those of all chips with whole publishers left out, which are wider, and the basis says so.
     """
     groups = _quantiles()
     kind = "moe" if moe else "dense"
-    for key in (f"{family}|{kind}", f"{family}|any", f"any|{kind}", "any|any"):
+    for key in (f"{family}|{kind}", f"{family}|any", f"unseen|{kind}"):
         found = groups.get(key)
         if found:
             fam, what = key.split("|")
-            fam = "all chips" if fam == "any" else fam
+            how = "whole publishers left out" if fam == "unseen" else "cross-validated"
+            chips = f"all chips (the {family} has too few of its own)" if fam == "unseen" else fam
             what = "all models" if what == "any" else ("MoE models" if what == "moe" else "dense models")
-            basis = f"{int(found['rows'])} published results, {fam}, {what}, cross-validated"
+            basis = f"{int(found['rows'])} published results, {chips}, {what}, {how}"
             low, high = found["low"], found["high"]
             return Interval(
                 low_s=step_s * math.exp(low),
