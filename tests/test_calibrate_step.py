@@ -272,7 +272,7 @@ class TestPublishedFit:
 
 class TestIntervals:
     def make(self, table: CaseTable, residual: np.ndarray) -> dict[str, dict[str, float]]:
-        return published_fit._intervals(table, residual, np.ones(len(residual), dtype=bool))
+        return published_fit._intervals(table, residual, residual, np.ones(len(residual), dtype=bool))
 
     def test_levels_leave_a_tenth_on_either_side(self, table: CaseTable) -> None:
         n = len(table.cases)

@@ -199,7 +199,7 @@ def test_launch_settings_name_what_a_plan_decides() -> None:
 
 
 def test_ties_are_named_where_published_results_give_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = {"any|any": {"rows": 50.0, "low": -0.1, "high": 0.1}}
+    groups = {"H100|any": {"rows": 50.0, "low": -0.1, "high": 0.1}}
     monkeypatch.setattr(intervals, "_quantiles", lambda: groups)
     machine = load_machine("h200", num_devices=64)
     half = load_machine("h200", num_devices=32)

@@ -93,7 +93,7 @@ def test_settings_are_distinct_and_point_back() -> None:
     assert index[0] == index[2] != index[1]
     setting = found[index[3]]
     assert (setting.framework, setting.stack, setting.graph) == ("a", "a-1", "full")
-    assert (setting.family, setting.die, setting.compiled) == ("H100", "sm90-989T-700W", "compiled")
+    assert (setting.family, setting.die, setting.compiled) == ("H100", "gh100-700w", "compiled")
 
 
 def test_shipped_effects_name_terms_that_exist() -> None:

@@ -86,13 +86,6 @@ def cores_of(chip: Chip) -> str:
     return chip.arch if chip.vendor == "huawei" else chip.family
 
 
-def die_of(chip: Chip) -> str:
-    """Chips with the same arithmetic under the same power: H100, H800 and H200 of 700 W differ in memory and links."""
-    peak = max(chip.matrix_flop_per_s.get("bf16", 0.0), chip.matrix_flop_per_s.get("fp16", 0.0))
-    power = f"{chip.power_w:g}W" if chip.power_w else "any"
-    return f"{chip.arch}-{peak / 1e12:g}T-{power}"
-
-
 def architecture_of(model: ModelSpec) -> str:
     """Class of layers whose kernels differ.
 
@@ -128,7 +121,7 @@ def settings_of(
         Setting(
             family=machine.chip.family,
             cores=cores_of(machine.chip),
-            die=die_of(machine.chip),
+            die=machine.chip.die or machine.chip.id,
             precision=PRECISIONS[int(plans.precision[i])],
             framework=str(plans.stack[i]).split("-")[0],
             stack=str(plans.stack[i]),

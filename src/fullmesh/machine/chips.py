@@ -26,6 +26,7 @@ class ChipEntry:
     basis: DeviceBasis
     operator_profile: str
     package: str = ""
+    die: str = ""
 
 
 @functools.cache
@@ -102,6 +103,7 @@ def build_chip(chip_id: str, entry: ChipEntry, facts: FactBook) -> Chip:
         power_w=None if power is None else power.si_value,
         operator_profile=entry.operator_profile,
         host_bytes_per_s=None if host is None else host.si_value,
+        die=entry.die or chip_id,
     )
 
 

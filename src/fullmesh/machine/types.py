@@ -41,6 +41,9 @@ class Chip:
         Key of the fitted operator profile that describes its kernels.
     host_bytes_per_s : float or None
         Line rate to the memory of the host, one direction; None where it is not known.
+    die : str
+        Chips with the same arithmetic under the same power share it (H100, H800 and H200 of 700 W differ in memory
+        and links); empty: like no other.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Chip:
     power_w: float | None
     operator_profile: str
     host_bytes_per_s: float | None = None
+    die: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
