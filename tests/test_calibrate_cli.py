@@ -22,6 +22,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> StepFit:
         by_fold=(profile,),
         by_publisher={"me": profile},
         configurations=("k",),
+        coverage={"all": (12, 0.8)},
         intervals={"any|any": {"low": -0.1, "high": 0.1, "rows": 12}},
     )
     monkeypatch.setattr("fullmesh.calibrate.published.fit_published", lambda rows, progress: fit)

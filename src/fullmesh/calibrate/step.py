@@ -66,9 +66,7 @@ def design(model: Model, settings: Sequence[Setting]) -> Design:
     return Design(model=model, names=names, prior_sd=np.array([sd_of[n] for n in names]), matrix=matrix)
 
 
-def fit_step(
-    table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_], *, start: Floats | None = None
-) -> tuple[Design, Floats]:
+def fit_step(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_]) -> tuple[Design, Floats]:
     """Fit the step effects on the rows where ``use`` is true.
 
     Parameters
@@ -76,8 +74,6 @@ def fit_step(
     published_s : float array, shape (num_cases,)
         Published step times in the order of the cases; NaN where there is none.
     use : bool array, shape (num_cases,)
-    start : float array, optional
-        Effects to start from (folds start from the fit on all rows).
 
     Returns
     -------
@@ -107,8 +103,7 @@ def fit_step(
             slopes[:, t] = (log_step(moved) - base) / DIFFERENCE
         return np.asarray(np.einsum("rt,rte->re", slopes, starts_of) / STEP_SCATTER)
 
-    guess = np.zeros(len(d.names)) if start is None else start
-    return d, robust_fit(residuals, jacobian, guess, d.prior_sd)
+    return d, robust_fit(residuals, jacobian, np.zeros(len(d.names)), d.prior_sd)
 
 
 def robust_fit(
@@ -166,7 +161,6 @@ def fit_memory(
     d = design("memory", settings)
     at = {s: i for i, s in enumerate(settings)}
 
-    # publishers and configurations differ in how often they appear; each distinct configuration weighs the same
     def residuals(effects: Floats) -> Floats:
         parts = [effects / d.prior_sd]
         for g in groups:

@@ -85,7 +85,9 @@ def show_report(report: Report, worst: int) -> None:
     for name, rows in report.groups.items():
         how = "predicted" if name == "outside the headline" else "cross-validated"
         show(_lines(f"By {name} ({how})" if how == "cross-validated" else f"Rows {name}", name, rows))
-    coverage = table("80 % intervals: share of published step times inside", "", "rows", "inside")
+    coverage = table(
+        "80 % intervals: share of step times inside, intervals made without their fold", "", "rows", "inside"
+    )
     for name, (count, share) in report.interval_coverage.items():
         coverage.add_row(name, str(count), percent(share))
     show(coverage)

@@ -19,7 +19,7 @@ from fullmesh.machine import Machine
 from fullmesh.outcomes.intervals import Interval, interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
-from fullmesh.plan.types import PRECISIONS, check_plan
+from fullmesh.plan.types import check_plan
 from fullmesh.units import duration
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.flops import model_flop_per_token
@@ -319,7 +319,6 @@ def is_close(a: Estimate, b: Estimate) -> bool:
 
 
 __all__ = [
-    "PRECISIONS",
     "Estimate",
     "Evaluation",
     "Infeasible",

@@ -31,6 +31,15 @@ def _quantiles() -> dict[str, dict[str, float]]:
     return groups
 
 
+def held_out_coverage() -> dict[str, tuple[int, float]]:
+    """Results and share of them inside an interval made without their fold, for ``all`` and by chip family."""
+    path = importlib.resources.files("fullmesh.data").joinpath("profiles/intervals.json")
+    if not path.is_file():
+        return {"all": (0, math.nan)}
+    coverage = json.loads(path.read_text("utf-8"))["coverage"]
+    return {group: (int(rows), float(share)) for group, (rows, share) in coverage.items()}
+
+
 def interval_for(family: str, *, moe: bool, step_s: float) -> Interval:
     """The 80 % interval of a step time.
 

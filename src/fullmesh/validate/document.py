@@ -56,7 +56,7 @@ def accuracy_document(report: Report) -> str:
     out += [
         "## Error bars",
         "",
-        "Share of published step times inside the 80 % interval, which comes from cross-validated residuals.",
+        "Share of published step times inside an 80 % interval that was made without their fold.",
         "",
         "| rows | number | inside |",
         "|---|---|---|",

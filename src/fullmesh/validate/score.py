@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.terms import EffectProfile, load_effects
-from fullmesh.outcomes.intervals import interval_for
+from fullmesh.outcomes.intervals import held_out_coverage, interval_for
 from fullmesh.validate.cases import CaseTable, case_table
 from fullmesh.validate.mapping import Case
 from fullmesh.validate.naive import naive_step_s
@@ -346,7 +346,7 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         groups=groups,
         memory=tuple(memory),
         memory_median=float(np.mean([m.median for m in memory])) if memory else float("nan"),
-        interval_coverage=_interval_coverage(scored),
+        interval_coverage=held_out_coverage() if shipped else _interval_coverage(scored),
         alternatives=(),
         shipped=shipped,
     )
