@@ -16,10 +16,10 @@ RUNS = 5
 BARS_S = {"import": 0.3, "help": 0.3, "compare": 5.0}
 COMMANDS = {
     "import": ["-c", "import fullmesh"],
-    "help": ["-m", "fullmesh.cli.main", "--help"],
+    "help": ["-m", "fullmesh.faces.cli.main", "--help"],
     "compare": [
         "-m",
-        "fullmesh.cli.main",
+        "fullmesh.faces.cli.main",
         "compare",
         "deepseek-v3",
         "--on",

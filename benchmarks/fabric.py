@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from fullmesh.fabric import solve, symmetry, traffic
-from fullmesh.fabric.build import load_topology
-from fullmesh.fabric.failures import break_parts, parse_failure, parts
-from fullmesh.fabric.topology import Topology
-from fullmesh.fabric.wiring import Policy
+from fullmesh.network.flow import solve, symmetry, traffic
+from fullmesh.network.wiring.build import load_topology
+from fullmesh.network.wiring.failures import break_parts, parse_failure, parts
+from fullmesh.network.wiring.links import Policy
+from fullmesh.network.wiring.topology import Topology
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 LATENCY_S = 4e-7
@@ -191,7 +191,7 @@ def write_golden(path: Path) -> None:
             "settings": "network/model CM02, crosstraffic 0, TCP-gamma 1e20",
             "numpy": np.__version__,
             "date": datetime.date.today().isoformat(),
-            "command": "python benchmarks/fabric.py --golden tests/test_fabric_golden.json",
+            "command": "python benchmarks/fabric.py --golden tests/golden/flows.json",
             "workload": "traffic.skewed_all_to_all over the first dies of CloudMatrix 384",
         },
         "seed": SEED,

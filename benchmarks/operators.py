@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fullmesh.cost.operators import attention_s, gemm_s, grouped_gemm_s, load_profile, memory_bound_s
+from fullmesh.cost.operators.kernels import attention_s, gemm_s, grouped_gemm_s, load_profile, memory_bound_s
 from fullmesh.machine.chips import load_chip
 
 NUM_SHAPES = 1_000_000

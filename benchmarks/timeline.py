@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fullmesh.timeline import build as b
-from fullmesh.timeline import kernels, kernels_shared
-from fullmesh.timeline.closed_form import Passes, pipeline_s
 from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
-from fullmesh.timeline.engines import Contention, Network
-from fullmesh.timeline.graph import TaskGraph
+from fullmesh.timeline.engine import maxplus as kernels
+from fullmesh.timeline.engine import shared as kernels_shared
+from fullmesh.timeline.engine.engines import Contention, Network
 from fullmesh.timeline.perturb import Jitter, Perturbation
-from fullmesh.timeline.schedules import build_graph
+from fullmesh.timeline.schedule import tasks as b
+from fullmesh.timeline.schedule.closed_form import Passes, pipeline_s
+from fullmesh.timeline.schedule.graph import TaskGraph
+from fullmesh.timeline.schedule.schedules import build_graph
 from fullmesh.timeline.simulate import simulate
 
 RUNS = 5

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 import fullmesh
-from fullmesh.calibrate.files import write_json
+from fullmesh.files import write_json
 from fullmesh.machine import load_machine
 from fullmesh.outcomes.estimate import Estimate, estimate
 from fullmesh.plan import Plan
-from fullmesh.workload.hf import load_model
+from fullmesh.workload.readers.huggingface import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests" / "golden" / "estimates.json"

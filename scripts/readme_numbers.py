@@ -38,7 +38,7 @@ def pages() -> list[Path]:
 
 def run(*arguments: str) -> str:
     """Standard output of the command line, in this process; the gate's exit code does not matter here."""
-    from fullmesh.cli.main import cli
+    from fullmesh.faces.cli.main import cli
 
     out = io.StringIO()
     with (
@@ -182,7 +182,7 @@ def groups_block(key: str, summary: dict[str, Any]) -> str:
 
 def find_command(name: str) -> click.Command:
     """A command of the command line, ``calibrate here`` for one inside a group."""
-    from fullmesh.cli.main import cli
+    from fullmesh.faces.cli.main import cli
 
     command: click.Command = cli
     for part in name.split():
@@ -196,7 +196,7 @@ def find_command(name: str) -> click.Command:
 
 def commands() -> list[str]:
     """Every command that can be called, groups and what is in them."""
-    from fullmesh.cli.main import COMMANDS
+    from fullmesh.faces.cli.main import COMMANDS
 
     out = []
     for name in COMMANDS:

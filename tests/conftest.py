@@ -22,7 +22,7 @@ CommandLine = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Run ``fullmesh ARGS`` and return exit code, standard output and standard error."""
-    from fullmesh.cli import main as cli_main
+    from fullmesh.faces.cli import main as cli_main
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fullmesh", *args])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fullmesh.study import best_plans, compare, simulate
+    from fullmesh.study.pipeline import best_plans, compare, simulate
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "best_plans", "compare", "simulate"]
@@ -21,5 +21,5 @@ def __getattr__(name: str) -> Any:
     if name in ("best_plans", "compare", "simulate"):
         import importlib
 
-        return getattr(importlib.import_module("fullmesh.study"), name)
+        return getattr(importlib.import_module("fullmesh.study.pipeline"), name)
     raise AttributeError(f"module 'fullmesh' has no attribute {name!r}")

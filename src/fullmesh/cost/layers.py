@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fullmesh.cost.collectives import collective_s, expert_all_to_all_s
+from fullmesh.cost.collectives.algorithms import collective_s, expert_all_to_all_s
 from fullmesh.cost.components import C
-from fullmesh.cost.operators import attention_s, memory_bound_s
+from fullmesh.cost.operators.kernels import attention_s, memory_bound_s
 from fullmesh.cost.rank import BF16_BYTES, FP32_BYTES, Floats, RankCost, Split
 from fullmesh.plan import DISPATCHERS, RECIPES
-from fullmesh.plan.types import CP_KINDS, PRECISIONS
+from fullmesh.plan.plan import CP_KINDS, PRECISIONS
 from fullmesh.workload import (
     MLP,
     Attention,

@@ -12,10 +12,10 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.cost.effects import TermTable
 from fullmesh.cost.stages import Stages, mtp_block
-from fullmesh.cost.terms import TermTable
 from fullmesh.plan import RECIPES, RECOMPUTES, SCHEDULES, Plans
-from fullmesh.plan.types import PRECISIONS, TRAINABLES
+from fullmesh.plan.plan import PRECISIONS, TRAINABLES
 from fullmesh.workload import MLP, Attention, LatentAttention, Layer, Mamba2, ModelSpec, MoE
 
 Floats = npt.NDArray[np.float64]

@@ -10,12 +10,18 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.collectives import collective_s
+from fullmesh.cost.collectives.algorithms import collective_s
 from fullmesh.cost.components import NUM_COMPONENTS, C
-from fullmesh.cost.operators import OperatorProfile, gemm_s, grouped_gemm_s, load_profile, memory_bound_s
+from fullmesh.cost.operators.kernels import (
+    OperatorProfile,
+    gemm_s,
+    grouped_gemm_s,
+    load_profile,
+    memory_bound_s,
+)
 from fullmesh.machine import Machine
 from fullmesh.plan import RECIPES, Plans
-from fullmesh.plan.types import RECOMPUTES, TRAINABLES
+from fullmesh.plan.plan import RECOMPUTES, TRAINABLES
 from fullmesh.workload import ModelSpec
 
 Floats = npt.NDArray[np.float64]

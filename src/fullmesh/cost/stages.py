@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.collectives import collective_s
+from fullmesh.cost.collectives.algorithms import collective_s
 from fullmesh.cost.components import NUM_COMPONENTS, C
 from fullmesh.cost.layers import embedding_cost, head_cost, layer_cost, mtp_projection_cost
 from fullmesh.cost.rank import BF16_BYTES, FP32_BYTES, split
@@ -15,9 +15,9 @@ from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
-from fullmesh.plan.types import PRECISIONS, TRAINABLES
+from fullmesh.plan.plan import PRECISIONS, TRAINABLES
 from fullmesh.workload import Layer, ModelSpec
-from fullmesh.workload.params import LayerParameters, layer_parameters
+from fullmesh.workload.parameters import LayerParameters, layer_parameters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

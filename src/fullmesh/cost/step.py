@@ -1,6 +1,6 @@
 """From stages to a step: overlap, launches, pipeline, gradient traffic, optimizer, stragglers.
 
-The closed form of a step, over columns; its parameters are the terms of :mod:`fullmesh.cost.terms`. The same function
+The closed form of a step, over columns; its parameters are the terms of :mod:`fullmesh.cost.effects`. The same function
 ranks a million plans, prices one, and is differentiated when the effects are fitted.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.components import C
+from fullmesh.cost.effects import TermTable
 from fullmesh.cost.stages import Stages
-from fullmesh.cost.terms import TermTable
 from fullmesh.plan import SCHEDULES, Plans
 
 Floats = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from fullmesh.catalog.facts import FACTS_DIR, Fact, FactBook, load_facts
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.types import Chip, DeviceBasis
+from fullmesh.machine.hardware import Chip, DeviceBasis
 
 DTYPES = ("bf16", "fp16", "fp8", "nvfp4", "int8", "fp32")
 

@@ -9,9 +9,9 @@ from fullmesh.catalog.facts import Fact, FactBook, load_facts
 from fullmesh.catalog.prices import load_prices, price_per_device_hour
 from fullmesh.errors import CatalogError, did_you_mean
 from fullmesh.machine.chips import chip_facts, list_chips, load_chip
+from fullmesh.machine.hardware import Chip
 from fullmesh.machine.load import MachineRecord, list_machines, load_machine_record, machine_aliases
 from fullmesh.machine.quantities import Quantity
-from fullmesh.machine.types import Chip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

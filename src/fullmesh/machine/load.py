@@ -12,11 +12,11 @@ from fullmesh.catalog.facts import FactBook, load_facts
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import CatalogError, did_you_mean
 from fullmesh.machine.chips import load_chip, operator_profiles
+from fullmesh.machine.hardware import Chip, Machine, Tier
 from fullmesh.machine.quantities import Quantity, resolve
-from fullmesh.machine.types import Chip, Machine, Tier
 
 if TYPE_CHECKING:
-    from fullmesh.machine.spec import ChipSpec, MachineSpec, SourceLines
+    from fullmesh.machine.file_form import ChipSpec, MachineSpec, SourceLines
 
 MACHINES_DIR = DATA_DIR / "machines"
 # a hundred times the largest cluster that is planned: more is a slip of the pen
@@ -53,7 +53,7 @@ def list_machines() -> tuple[str, ...]:
 @functools.cache
 def machine_aliases() -> MappingProxyType[str, str]:
     """Every name under which a machine of the catalog is known, and its id."""
-    from fullmesh.machine.spec import read_machine_file
+    from fullmesh.machine.file_form import read_machine_file
 
     names: dict[str, str] = {}
     for machine_id in list_machines():
@@ -93,7 +93,7 @@ def load_machine_record(
     name: str, *, num_devices: int | None = None, chip: str | None = None
 ) -> MachineRecord:
     """As ``load_machine``, with the origin of each figure."""
-    from fullmesh.machine.spec import read_machine_file
+    from fullmesh.machine.file_form import read_machine_file
 
     spec, lines = read_machine_file(_machine_path(name))
     return _build(spec, lines, num_devices=num_devices, chip=chip)

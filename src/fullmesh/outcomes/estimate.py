@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.components import C
+from fullmesh.cost.effects import load_effects, settings_of
 from fullmesh.cost.memory import MemoryLedger, memory_ledger
-from fullmesh.cost.operators import gemm_s, load_profile
+from fullmesh.cost.operators.kernels import gemm_s, load_profile
 from fullmesh.cost.stages import Stages, stage_table
 from fullmesh.cost.step import PARTS, StepTime, step_time
-from fullmesh.cost.terms import load_effects, settings_of
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.outcomes.intervals import Interval, interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
-from fullmesh.plan.types import check_plan
+from fullmesh.plan.plan import check_plan
 from fullmesh.units import duration
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.flops import model_flop_per_token

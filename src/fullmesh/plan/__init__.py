@@ -1,7 +1,6 @@
 """How a model is split over devices: parallel degrees, schedule, precision, recompute."""
 
-from fullmesh.plan.precision import RECIPES, Recipe
-from fullmesh.plan.types import (
+from fullmesh.plan.plan import (
     CUDA_GRAPHS,
     DISPATCHERS,
     RECOMPUTES,
@@ -9,5 +8,6 @@ from fullmesh.plan.types import (
     Plan,
     Plans,
 )
+from fullmesh.plan.precision import RECIPES, Recipe
 
 __all__ = ["CUDA_GRAPHS", "DISPATCHERS", "RECIPES", "RECOMPUTES", "SCHEDULES", "Plan", "Plans", "Recipe"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.machine import Machine
-from fullmesh.plan.types import CP_KINDS, Plans
+from fullmesh.plan.plan import CP_KINDS, Plans
 from fullmesh.workload import MLP, Attention, LatentAttention, Mamba2, ModelSpec, MoE
 
 

@@ -14,10 +14,10 @@ from fullmesh.cost.memory import OPTIMIZER_BYTES
 from fullmesh.machine import Machine
 from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
-from fullmesh.plan.types import CHOICES, CP_KINDS, MODULES
-from fullmesh.search.software import Software
+from fullmesh.plan.plan import CHOICES, CP_KINDS, MODULES
+from fullmesh.plan.software import Software
 from fullmesh.workload import LatentAttention, ModelSpec, MoE
-from fullmesh.workload.params import parameter_counts
+from fullmesh.workload.parameters import parameter_counts
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.timeline import build as b
-from fullmesh.timeline import kernels, walks
 from fullmesh.timeline.costs import LANES, PipelineCosts
-from fullmesh.timeline.engines import Timeline
-from fullmesh.timeline.graph import Floats, TaskGraph
+from fullmesh.timeline.engine import maxplus as kernels
+from fullmesh.timeline.engine import walks
+from fullmesh.timeline.engine.engines import Timeline
+from fullmesh.timeline.schedule import tasks as b
+from fullmesh.timeline.schedule.graph import Floats, TaskGraph
 
 Ints = npt.NDArray[np.int64]
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from fullmesh.timeline import build as b
 from fullmesh.timeline.analysis import GROUP, Activity, CriticalPath
+from fullmesh.timeline.schedule import tasks as b
 
 # Changes below this share of the step are not worth a line.
 NOTABLE = 1e-4

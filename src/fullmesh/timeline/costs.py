@@ -119,7 +119,8 @@ class PipelineCosts:
     tiers : tuple of (str, str)
         Fabric tier that a stream (``tp``, ``ep``, ``send forward`` ...) runs over, for the names in traces.
     table : tuple of tuple of str
-        With ``schedule="table"``: one row of operations a rank, see :func:`fullmesh.timeline.schedules.parse_table`.
+        With ``schedule="table"``: one row of operations a rank, see
+        :func:`fullmesh.timeline.schedule.schedules.parse_table`.
 
     Raises
     ------

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.timeline import build as b
 from fullmesh.timeline.costs import PipelineCosts
-from fullmesh.timeline.engines import Timeline
-from fullmesh.timeline.graph import Floats
+from fullmesh.timeline.engine.engines import Timeline
+from fullmesh.timeline.schedule import tasks as b
+from fullmesh.timeline.schedule.graph import Floats
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

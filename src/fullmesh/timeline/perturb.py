@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.errors import ScenarioError, did_you_mean
-from fullmesh.timeline import build as b
 from fullmesh.timeline.costs import PipelineCosts
-from fullmesh.timeline.graph import Floats, TaskGraph
-from fullmesh.timeline.unfold import DISTRIBUTIONS, joins_of, unfold_tasks
+from fullmesh.timeline.schedule import tasks as b
+from fullmesh.timeline.schedule.graph import Floats, TaskGraph
+from fullmesh.timeline.schedule.unfold import DISTRIBUTIONS, joins_of, unfold_tasks
 
 Ints = npt.NDArray[np.int64]
 
@@ -213,7 +213,7 @@ def unfold(
     Parameters
     ----------
     graph : TaskGraph
-        The graph of one pipeline, from :func:`fullmesh.timeline.schedules.build_graph`.
+        The graph of one pipeline, from :func:`fullmesh.timeline.schedule.schedules.build_graph`.
     every_rank : bool
         A row for every device, even for equal ones.
 

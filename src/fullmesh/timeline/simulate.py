@@ -13,13 +13,13 @@ from fullmesh.errors import PlanError
 from fullmesh.timeline.analysis import Activity, CriticalPath, activity, critical_path
 from fullmesh.timeline.changes import Change, changes
 from fullmesh.timeline.costs import PipelineCosts
-from fullmesh.timeline.engines import Contention, Network, Timeline, replay
+from fullmesh.timeline.engine.engines import Contention, Network, Timeline, replay
 from fullmesh.timeline.memory import MemoryProfile, memory_profile
 from fullmesh.timeline.perturb import Perturbation, Unfolded, unfold
-from fullmesh.timeline.profile import OperatorDifference, Profile, compare_operators, lay_under
-from fullmesh.timeline.schedules import build_graph
+from fullmesh.timeline.schedule.schedules import build_graph
 from fullmesh.timeline.step_form import NOTABLE, closed_form_step_s, why_different
-from fullmesh.timeline.trace import document, trace_events, write_json
+from fullmesh.timeline.trace.chrome import document, trace_events, write_json
+from fullmesh.timeline.trace.measured import OperatorDifference, Profile, compare_operators, lay_under
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

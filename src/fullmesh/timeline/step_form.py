@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fullmesh.timeline.closed_form import Passes, pipeline_s
 from fullmesh.timeline.costs import LANES, Floats, Lane, PipelineCosts
-from fullmesh.timeline.engines import replay
-from fullmesh.timeline.schedules import build_graph, placement
+from fullmesh.timeline.engine.engines import replay
+from fullmesh.timeline.schedule.closed_form import Passes, pipeline_s
+from fullmesh.timeline.schedule.schedules import build_graph, placement
 
 # Differences below this share of the step are rounding of the candidates, not a cause.
 NOTABLE = 1e-3

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.evidence.mapping import Case
 from fullmesh.plan import RECIPES
-from fullmesh.validate.mapping import Case
 from fullmesh.workload.flops import model_flop_per_token
 
 Floats = npt.NDArray[np.float64]

@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.terms import EffectProfile, load_effects
-from fullmesh.outcomes.intervals import held_out_coverage, interval_for
-from fullmesh.validate.cases import CaseTable, case_table
-from fullmesh.validate.mapping import Case
-from fullmesh.validate.naive import naive_step_s
-from fullmesh.validate.published import (
+from fullmesh.cost.effects import EffectProfile, load_effects
+from fullmesh.evidence.cases import CaseTable, case_table
+from fullmesh.evidence.mapping import Case
+from fullmesh.evidence.published import (
     configuration,
     folds,
     is_headline,
@@ -24,7 +22,9 @@ from fullmesh.validate.published import (
     published_memory_bytes,
     published_step_s,
 )
-from fullmesh.validate.results import ResultRow, read_results
+from fullmesh.evidence.results import ResultRow, read_results
+from fullmesh.outcomes.intervals import held_out_coverage, interval_for
+from fullmesh.validate.naive import naive_step_s
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """What is computed, independent of how it is split."""
 
-from fullmesh.workload.types import (
+from fullmesh.workload.spec import (
     MLP,
     Attention,
     FeedForward,

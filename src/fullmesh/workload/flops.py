@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from fullmesh.workload.types import (
+from fullmesh.workload.spec import (
     MLP,
     Attention,
     LatentAttention,

@@ -8,8 +8,8 @@ import itertools
 import re
 
 from fullmesh.errors import ModelError
-from fullmesh.workload.shipped import normalise
-from fullmesh.workload.types import (
+from fullmesh.workload.readers.shipped import normalise
+from fullmesh.workload.spec import (
     MLP,
     Attention,
     FeedForward,

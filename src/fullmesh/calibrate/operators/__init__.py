@@ -1,0 +1,1 @@
+"""Operator profiles fitted to measured tables of kernels, from a folder or an installed package."""

@@ -1,0 +1,200 @@
+"""Terms of the step and memory models: priors, settings, fitted effects.
+
+A term is a number such as "host seconds a launch" or "share of tensor-parallel traffic that hides". Its value in a
+setting is its prior times the exponential of fitted effects that all rows with the same attribute share (on the logit
+scale for shares). Priors are data (``data/profiles/*_priors.toml``); effects are fitted over all published results
+together and lie in ``data/profiles/step.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.machine import Chip, Machine
+from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plans
+from fullmesh.plan.plan import PRECISIONS
+from fullmesh.workload import Attention, LatentAttention, LinearAttention, Mamba2, ModelSpec
+
+Floats = npt.NDArray[np.float64]
+Model = Literal["step", "memory"]
+
+# Effects are clipped here so that no sum of them leaves the plausible; a fit never comes near.
+EFFECT_LIMIT = 6.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One term with its prior."""
+
+    name: str
+    form: str
+    base: float
+    levels: tuple[tuple[tuple[str, ...], float], ...]
+    note: str
+
+
+@functools.lru_cache(maxsize=2)
+def load_terms(model: Model) -> tuple[Term, ...]:
+    """The terms of a model, read from its priors."""
+    resource = importlib.resources.files("fullmesh.data").joinpath(f"profiles/{model}_priors.toml")
+    out = []
+    for name, table in tomllib.loads(resource.read_text("utf-8")).items():
+        levels = tuple(
+            (tuple(attribute for attribute in key.split("+") if attribute), float(sd))
+            for key, sd in table["levels"].items()
+        )
+        out.append(
+            Term(name=name, form=table["form"], base=float(table["base"]), levels=levels, note=table["note"])
+        )
+    return tuple(out)
+
+
+@functools.lru_cache(maxsize=2)
+def term_index(model: Model) -> dict[str, int]:
+    """Position of each term."""
+    return {term.name: i for i, term in enumerate(load_terms(model))}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What an effect may depend on: attributes that many rows share."""
+
+    family: str
+    cores: str
+    die: str
+    precision: str
+    framework: str
+    stack: str
+    graph: str
+    compiled: str
+    dispatcher: str
+    grouped: str
+    architecture: str
+
+
+def cores_of(chip: Chip) -> str:
+    """Chips whose kernels behave alike. Both Ascend generations of one core share it; their fabrics differ."""
+    return chip.arch if chip.vendor == "huawei" else chip.family
+
+
+def architecture_of(model: ModelSpec) -> str:
+    """Class of layers whose kernels differ.
+
+    ``mla``, ``sinks`` (attention sinks and biased experts), ``hybrid`` (state-space or linear mixers) or ``gqa``.
+    """
+    mixers = [layer.mixer for layer in dict.fromkeys(model.layers)]
+    if any(isinstance(m, Mamba2 | LinearAttention) for m in mixers):
+        return "hybrid"
+    if any(isinstance(m, LatentAttention) for m in mixers):
+        return "mla"
+    if any(isinstance(m, Attention) and m.sinks for m in mixers):
+        return "sinks"
+    return "gqa"
+
+
+def settings_of(
+    model: ModelSpec, machine: Machine, plans: Plans
+) -> tuple[tuple[Setting, ...], npt.NDArray[np.intp]]:
+    """The distinct settings of the plans, and which one each plan has."""
+    keys = np.stack(
+        [
+            plans.precision,
+            plans.cuda_graph,
+            plans.compiled.astype(np.int64),
+            plans.dispatcher,
+            plans.grouped_experts.astype(np.int64),
+            np.unique(plans.stack, return_inverse=True)[1].astype(np.int64).reshape(-1),
+        ],
+        axis=1,
+    )
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    settings = tuple(
+        Setting(
+            family=machine.chip.family,
+            cores=cores_of(machine.chip),
+            die=machine.chip.die or machine.chip.id,
+            precision=PRECISIONS[int(plans.precision[i])],
+            framework=str(plans.stack[i]).split("-")[0],
+            stack=str(plans.stack[i]),
+            graph=CUDA_GRAPHS[int(plans.cuda_graph[i])],
+            compiled="compiled" if plans.compiled[i] else "eager",
+            dispatcher=DISPATCHERS[int(plans.dispatcher[i])],
+            grouped="grouped" if plans.grouped_experts[i] else "looped",
+            architecture=architecture_of(model),
+        )
+        for i in first
+    )
+    return settings, inverse.reshape(-1)
+
+
+def effect_keys(term: Term, setting: Setting) -> list[tuple[str, float]]:
+    """Names and prior deviations of the effects that apply to a term in a setting."""
+    return [
+        ("|".join([term.name, *(f"{a}={getattr(setting, a)}" for a in attributes)]), sd)
+        for attributes, sd in term.levels
+    ]
+
+
+def transform(model: Model, summed: Floats) -> Floats:
+    """Turn summed effects into values of the terms: ``base * exp(x)``, or a share on the logit scale."""
+    terms = load_terms(model)
+    base = np.array([t.base for t in terms])
+    share = np.array([t.form == "share" for t in terms])
+    safe = np.where(share, base, 0.5)
+    logit = np.log(safe / (1.0 - safe))
+    x = np.clip(summed, -EFFECT_LIMIT, EFFECT_LIMIT)
+    out: Floats = np.where(share, 1.0 / (1.0 + np.exp(-(logit + x))), base * np.exp(x))
+    return out
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TermTable:
+    """Values of all terms for every plan, shape ``(num_plans, num_terms)``."""
+
+    model: Model
+    values: Floats
+
+    def column(self, name: str) -> Floats:
+        """Values of one term, shape ``(num_plans,)``."""
+        out: Floats = self.values[:, term_index(self.model)[name]]
+        return out
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EffectProfile:
+    """Fitted effects by name, with what they were fitted on."""
+
+    effects: Mapping[str, float]
+    provenance: Mapping[str, object]
+
+    def table(self, model: Model, settings: Sequence[Setting], index: npt.NDArray[np.intp]) -> TermTable:
+        """Terms of every plan, given the distinct settings and which one each plan has."""
+        summed = np.array(
+            [
+                [
+                    sum(self.effects.get(key, 0.0) for key, _ in effect_keys(term, s))
+                    for term in load_terms(model)
+                ]
+                for s in settings
+            ]
+        )
+        return TermTable(model=model, values=transform(model, summed)[index])
+
+
+@functools.lru_cache(maxsize=1)
+def load_effects() -> EffectProfile:
+    """The shipped effects; without a file, the priors alone."""
+    path = importlib.resources.files("fullmesh.data").joinpath("profiles/step.json")
+    if not path.is_file():
+        return EffectProfile(effects={}, provenance={})
+    data = json.loads(path.read_text("utf-8"))
+    return EffectProfile(effects=data["effects"], provenance=data["provenance"])

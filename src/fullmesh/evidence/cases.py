@@ -1,0 +1,180 @@
+"""Published rows as one table that the cost models evaluate at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.effects import EffectProfile, Setting, TermTable, settings_of
+from fullmesh.cost.memory import MemoryLedger, memory_ledger
+from fullmesh.cost.stages import Stages, stage_table
+from fullmesh.cost.step import StepTime, step_time
+from fullmesh.errors import FullmeshError
+from fullmesh.evidence.mapping import Case, row_case
+from fullmesh.evidence.results import ResultRow
+from fullmesh.machine import Machine
+from fullmesh.plan import Plan, Plans
+from fullmesh.workload import ModelSpec
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A row that cannot be predicted, and why."""
+
+    row: ResultRow
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CaseGroup:
+    """Cases of one model on one machine; ``members`` are their positions in the table."""
+
+    model: ModelSpec
+    machine: Machine
+    plans: Plans
+    stages: Stages
+    members: npt.NDArray[np.int64]
+    settings: tuple[Setting, ...]
+    setting_index: npt.NDArray[np.intp]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CaseTable:
+    """All predictable rows, grouped by model and machine, and joined in one table of stages.
+
+    ``stages`` and ``plans`` are those of all groups, one after another; ``order`` says which case each plan is.
+    """
+
+    cases: tuple[Case, ...]
+    groups: tuple[CaseGroup, ...]
+    stages: Stages
+    plans: Plans
+    order: npt.NDArray[np.int64]
+    settings: tuple[Setting, ...]
+    setting_index: npt.NDArray[np.intp]
+
+    def step_times(self, profile: EffectProfile) -> StepTime:
+        """Predictions in the order of ``cases``."""
+        table = profile.table("step", self.settings, self.setting_index)
+        return self.reorder(step_time(self.stages, self.plans, table))
+
+    def reorder(self, times: StepTime) -> StepTime:
+        """From the order of the joined plans to the order of ``cases``; stage columns stay as they are."""
+        back = np.argsort(self.order)
+        columns = {f.name: getattr(times, f.name) for f in dataclasses.fields(StepTime)}
+        return StepTime(**{k: v if k.startswith("stage_") else v[back] for k, v in columns.items()})
+
+    def peak_memory(self, profile: EffectProfile) -> tuple[Floats, Floats]:
+        """Largest allocated and reserved bytes over the stages of every case, shape ``(num_cases,)`` each."""
+        allocated = np.zeros(len(self.cases))
+        reserved = np.zeros(len(self.cases))
+        for group in self.groups:
+            ledger = group_ledger(group, profile.table("memory", group.settings, group.setting_index))
+            allocated[group.members] = group.stages.max(ledger.allocated)
+            reserved[group.members] = group.stages.max(ledger.reserved)
+        return allocated, reserved
+
+
+def group_ledger(group: CaseGroup, table: TermTable) -> MemoryLedger:
+    """Memory of all stages of a group."""
+    return memory_ledger(group.model, group.stages, group.plans, table)
+
+
+def case_table(
+    rows: Sequence[ResultRow], *, alternative: bool = False
+) -> tuple[CaseTable | None, tuple[Refusal, ...]]:
+    """Map and cost all rows; what cannot be mapped comes back with its reason (no table where nothing can)."""
+    cases: list[Case] = []
+    refusals: list[Refusal] = []
+    for row in rows:
+        try:
+            cases.append(row_case(row, alternative=alternative))
+        except FullmeshError as error:
+            refusals.append(Refusal(row=row, reason=_reason(error)))
+    keys: dict[tuple[str, str, int, ModelSpec], list[int]] = {}
+    for i, case in enumerate(cases):
+        machine = case.machine
+        keys.setdefault((machine.id, machine.chip.id, machine.num_devices, case.model), []).append(i)
+    groups: list[CaseGroup] = []
+    failed: set[int] = set()
+    for members in keys.values():
+        try:
+            groups.append(_group(cases, members))
+        except FullmeshError:
+            # one bad plan must not take the others of its group with it
+            for i in members:
+                try:
+                    groups.append(_group(cases, [i]))
+                except FullmeshError as error:
+                    failed.add(i)
+                    refusals.append(Refusal(row=cases[i].row, reason=_reason(error)))
+    kept = [i for i in range(len(cases)) if i not in failed]
+    if not kept:
+        return None, tuple(refusals)
+    position = {old: new for new, old in enumerate(kept)}
+    groups = [
+        dataclasses.replace(g, members=np.array([position[int(i)] for i in g.members], dtype=np.int64))
+        for g in groups
+    ]
+    return _join([cases[i] for i in kept], groups), tuple(refusals)
+
+
+def _reason(error: FullmeshError) -> str:
+    return error.what + (f" ({error.expected})" if error.expected else "")
+
+
+def _group(cases: Sequence[Case], members: list[int]) -> CaseGroup:
+    plans: list[Plan] = [cases[i].plan for i in members]
+    columns = Plans.of(plans)
+    model, machine = cases[members[0]].model, cases[members[0]].machine
+    settings, index = settings_of(model, machine, columns)
+    return CaseGroup(
+        model=model,
+        machine=machine,
+        plans=columns,
+        stages=stage_table(model, machine, columns),
+        members=np.array(members, dtype=np.int64),
+        settings=settings,
+        setting_index=index,
+    )
+
+
+def _join(cases: list[Case], groups: list[CaseGroup]) -> CaseTable:
+    width = max(g.stages.kind_counts.shape[1] for g in groups)
+    columns: dict[str, list[npt.NDArray[np.generic]]] = {f.name: [] for f in dataclasses.fields(Stages)}
+    settings: list[Setting] = []
+    setting_index = []
+    offset = 0
+    for g in groups:
+        for name, values in columns.items():
+            value = getattr(g.stages, name)
+            if name == "plan":
+                value = value + offset
+            elif name == "kind_counts":
+                value = np.pad(value, ((0, 0), (0, width - value.shape[1])))
+            values.append(value)
+        setting_index.append(g.setting_index + len(settings))
+        settings.extend(g.settings)
+        offset += len(g.plans)
+    plans = Plans(
+        **{
+            f.name: np.concatenate([getattr(g.plans, f.name) for g in groups])
+            for f in dataclasses.fields(Plans)
+        }
+    )
+    distinct = {s: i for i, s in enumerate(dict.fromkeys(settings))}
+    remap = np.array([distinct[s] for s in settings], dtype=np.intp)
+    return CaseTable(
+        cases=tuple(cases),
+        groups=tuple(groups),
+        stages=Stages(**{name: np.concatenate(values) for name, values in columns.items()}),
+        plans=plans,
+        order=np.concatenate([g.members for g in groups]),
+        settings=tuple(distinct),
+        setting_index=remap[np.concatenate(setting_index)],
+    )

@@ -1,0 +1,114 @@
+"""``fullmesh calibrate``: fit the profiles again, from tables, a package, published results, the device at hand."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import click
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _shipped(name: str) -> Path:
+    import importlib.resources
+
+    return Path(str(importlib.resources.files("fullmesh.data").joinpath("profiles", name)))
+
+
+def _one_of(folder: Path | None, package: bool) -> None:
+    if (folder is None) == (not package):
+        raise click.UsageError("give either a FOLDER of measured tables or --package")
+
+
+_FOLDER = click.argument(
+    "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+_PACKAGE = click.option(
+    "--package",
+    is_flag=True,
+    help="Take the tables of the installed aiconfigurator-core instead of a FOLDER.",
+)
+
+
+@click.group()
+def command() -> None:
+    """Fit operator, collective and step profiles to measurements.
+
+    A profile says what it was fitted on and how far off it is; the same command on the same versions writes the same
+    file.
+    """
+
+
+@command.command()
+@_FOLDER
+@_PACKAGE
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write (default: the shipped profile).",
+)
+def operators(folder: Path | None, package: bool, out: Path | None) -> None:
+    """Matrix products, attention and expert layers, from a FOLDER of measured tables or a package."""
+    from fullmesh.calibrate.operators.fit import fit_operator_profiles, write_profiles
+    from fullmesh.calibrate.operators.package import fit_operators_to_package
+
+    _one_of(folder, package)
+    target = out or _shipped("operators.json")
+    content = fit_operator_profiles(folder, report=_say) if folder else fit_operators_to_package(report=_say)
+    write_profiles(content, target)
+    _say(f"wrote {target}")
+
+
+@command.command()
+@_FOLDER
+@_PACKAGE
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write (default: the shipped profile).",
+)
+def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
+    """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped."""
+    from fullmesh.calibrate.collectives.fit import fit_collectives, write_profile
+    from fullmesh.calibrate.operators.package import fit_collectives_to_package
+
+    _one_of(folder, package)
+    target = out or _shipped("collectives.json")
+    write_profile(fit_collectives(folder) if folder else fit_collectives_to_package(), target)
+    _say(f"wrote {target}")
+
+
+@command.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to (default: the shipped one).",
+)
+@click.option(
+    "--date", type=click.DateTime(["%Y-%m-%d"]), help="Date that the profile carries (default: today)."
+)
+def published(out: Path | None, date: datetime.datetime | None) -> None:
+    """Step and memory effects and error bars, from the shipped published results."""
+    from fullmesh.calibrate.effects.published import fit_published, write_step_fit
+    from fullmesh.evidence.results import read_results
+
+    rows = read_results()
+    fit = fit_published(rows, _say)
+    folder = out or _shipped("step.json").parent
+    write_step_fit(fit, rows, folder, (date or datetime.datetime.now()).date())
+    _say(f"wrote step.json, step_held_out.json and intervals.json to {folder}")
+
+
+@command.command()
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or npu.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
+def here(device: str, out: Path) -> None:
+    """The device at hand, by microbenchmarks through PyTorch."""
+    from fullmesh.files import write_json
+    from fullmesh.here.calibration import calibrate_here
+
+    write_json(out, calibrate_here(device=device).as_json())
+    _say(f"wrote {out}")

@@ -1,0 +1,83 @@
+"""``fullmesh plan``: the best plans on one machine, and why the rest was rejected."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from fullmesh.faces.cli.options import OBJECTIVES, PRECISIONS, json_option, lang_option, one_format
+from fullmesh.glossary import Language
+
+
+@click.command(
+    help="""The best plans for MODEL on one machine: step time, memory, ties within the model's error, the Pareto
+    front of step time against memory, and how many plans each limit rejected."""
+)
+@click.argument("model")
+@click.option("--on", required=True, help="A machine of the catalog, or a machine file.")
+@click.option("--chips", type=int, help="Devices (dies of a 910C); the machine's default size if absent.")
+@click.option("--batch", type=int, help="Global batch in sequences; chosen from the model if absent.")
+@click.option("--seq", type=int, help="Sequence length in tokens; 4096 or 8192 by model if absent.")
+@click.option("--precision", default="bf16", show_default=True, help=f"Recipe: {', '.join(PRECISIONS)}.")
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="time", show_default=True)
+@click.option("--top", type=int, default=10, show_default=True, help="Layouts to list.")
+@click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the best plan as launch settings.",
+)
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a layout.")
+@lang_option
+def command(
+    model: str,
+    on: str,
+    chips: int | None,
+    batch: int | None,
+    seq: int | None,
+    precision: str,
+    objective: str,
+    top: int,
+    offload: bool,
+    export: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    lang: Language,
+) -> None:
+    """List the best plans."""
+    from fullmesh.faces.cli.plan_report import report
+    from fullmesh.faces.cli.tables import show, write_csv, write_json
+    from fullmesh.study.pipeline import best_plans, export_launch
+    from fullmesh.study.records import PLAN_CSV_COLUMNS, search_record, search_rows
+    from fullmesh.units import duration
+
+    one_format(as_json, as_csv)
+    if sys.stderr.isatty():
+        click.echo("searching ...", err=True)
+    start = time.perf_counter()
+    found = best_plans(
+        model,
+        on,
+        chips=chips,
+        batch=batch,
+        seq=seq,
+        precision=precision,
+        objective=objective,
+        top=top,
+        offload=offload,
+    )
+    elapsed = time.perf_counter() - start
+    if as_json:
+        write_json(search_record(found))
+    elif as_csv:
+        write_csv(PLAN_CSV_COLUMNS, search_rows(found))
+    else:
+        show(*report(found, lang))
+    if export is not None:
+        export_launch(found, export)
+        click.echo(f"launch settings written to {export}", err=True)
+    click.echo(f"{found.num_priced:,} plans priced in {duration(elapsed)}", err=True)

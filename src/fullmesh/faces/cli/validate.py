@@ -1,0 +1,85 @@
+"""``fullmesh validate``: published results, measured tables, or real runs against predictions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--results", type=FILE, help="Score this table instead of the shipped one; never gated, never fitted on."
+)
+@click.option(
+    "--json",
+    "json_out",
+    type=FILE,
+    help="Write every row and the summary to this file (- for standard output).",
+)
+@click.option("--operators", type=FOLDER, help="Score the operator models on a folder of measured tables.")
+@click.option("--collectives", is_flag=True, help="Score the collective models, point by point.")
+@click.option("--tables", type=FOLDER, help="Folder of measured collective tables for --collectives.")
+@click.option(
+    "--here",
+    is_flag=True,
+    help="Calibrate this machine, predict small training steps, then run them (PyTorch).",
+)
+@click.option("--device", default="auto", show_default=True, help="With --here: auto, cpu, cuda or npu.")
+@click.option("--worst", type=click.IntRange(0), default=20, show_default=True, help="Worst rows to list.")
+@click.option("--document", type=FILE, help="Write the accuracy page to this file, its plot beside it.")
+def command(
+    results: Path | None,
+    json_out: Path | None,
+    operators: Path | None,
+    collectives: bool,
+    tables: Path | None,
+    here: bool,
+    device: str,
+    worst: int,
+    document: Path | None,
+) -> None:
+    """Every published result: theirs, ours, the error, the source.
+
+    On the shipped table the command fails when the recorded level of accuracy is lost.
+    """
+    from fullmesh.faces.cli import validate_report as shown
+
+    if operators:
+        shown.show_operators(operators, json_out)
+        return
+    if collectives or tables:
+        shown.show_collectives(tables, json_out)
+        return
+    if here:
+        shown.show_here(json_out, device)
+        return
+    from fullmesh.evidence.results import read_results
+    from fullmesh.validate.gate import checks
+    from fullmesh.validate.records import report_record
+    from fullmesh.validate.score import score
+
+    if document and results:
+        raise click.UsageError("--document is about the shipped table; leave --results out")
+    report = score(read_results(results) if results else None)
+    if json_out:
+        shown.write(json_out, report_record(report))
+    if document:
+        from fullmesh.validate.document import accuracy_document, parity_plot
+
+        shown.write_text(document, accuracy_document(report))
+        shown.write_text(document.with_suffix(".svg"), parity_plot(report))
+    if not (json_out and str(json_out) == "-"):
+        shown.show_report(report, worst)
+    if report.shipped:
+        found = checks(report)
+        if not (json_out and str(json_out) == "-"):
+            shown.show_gate(found)
+        lost = [c.name for c in found if not c.holds]
+        if lost:
+            click.echo("accuracy lost: " + "; ".join(lost), err=True)
+            sys.exit(1)

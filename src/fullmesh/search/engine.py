@@ -1,0 +1,353 @@
+"""Search: price every candidate, keep the best, the next really different one, the Pareto front and the reasons."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.errors import PlanError, did_you_mean
+from fullmesh.machine import Machine
+from fullmesh.outcomes.estimate import (
+    Estimate,
+    Evaluation,
+    Infeasible,
+    estimate,
+    evaluate,
+    memory_limit,
+    supported_precision,
+)
+from fullmesh.outcomes.intervals import interval_for
+from fullmesh.plan import RECIPES, Plan, Plans
+from fullmesh.plan.feasible import Limit, violations
+from fullmesh.plan.plan import LARGEST, SIZE_RANGE
+from fullmesh.plan.software import Software, software_of
+from fullmesh.search.space import Candidates, Question, candidates, devices_for_states, max_tp
+from fullmesh.workload import ModelSpec
+
+Floats = npt.NDArray[np.float64]
+
+OBJECTIVES = ("time", "energy", "money")
+# A plan that leaves less of the memory than this may not fit in truth: it is what the memory model may be off by.
+MEMORY_MARGIN = 0.08
+# Plans priced at once: large enough to be quick, small enough to stay in cache and memory.
+CHUNK = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """How many plans broke a limit first, and what that limit means."""
+
+    reason: str
+    num_plans: int
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found on one machine.
+
+    Parameters
+    ----------
+    best : Estimate or None
+        None where nothing fits; then ``closest`` is the plan that comes nearest, with its limit and levers.
+    second : Estimate or None
+        The best plan of a really different layout (another tp, cp or pp, or parameters sharded instead).
+    ranked : tuple of Estimate
+        The best plans, at most one for each layout (tp, cp, pp, ep, zero).
+    pareto : tuple of Estimate
+        Plans that no other beats in both step time and memory, fastest first.
+    num_ties : int
+        Layouts whose step time differs from the best by less than the model's own error.
+    tie_ratio : float
+        Ratio of two step times below which they cannot be told apart; nan where no published result says.
+    """
+
+    model: ModelSpec
+    machine: Machine
+    gbs: int
+    seq: int
+    precision: str
+    substituted: str
+    objective: str
+    software: Software
+    num_enumerated: int
+    num_priced: int
+    num_fitting: int
+    rejected: tuple[Rejection, ...]
+    best: Estimate | None
+    second: Estimate | None
+    ranked: tuple[Estimate, ...]
+    pareto: tuple[Estimate, ...]
+    num_ties: int
+    tie_ratio: float
+    closest: Infeasible | None
+
+    @property
+    def precision_flop_per_s(self) -> float:
+        """Dense peak of one device in the precision used."""
+        return self.machine.chip.matrix_flop_per_s[RECIPES[self.precision].linear]
+
+    @property
+    def roomy(self) -> Estimate | None:
+        """Where the best plan leaves less memory than the model may be off by: the fastest that leaves more."""
+        if self.best is None or _leaves_room(self.best):
+            return None
+        return next((e for e in self.pareto if _leaves_room(e)), None)
+
+    @property
+    def roomy_loss(self) -> float:
+        """By how much that plan is slower than the best, as a share; nan where there is none."""
+        if self.best is None or self.roomy is None:
+            return math.nan
+        return self.roomy.step_s / self.best.step_s - 1.0
+
+    @property
+    def second_loss(self) -> float:
+        """By how much the second layout is slower than the best, as a share; nan where there is none."""
+        if self.best is None or self.second is None:
+            return math.nan
+        return self.second.step_s / self.best.step_s - 1.0
+
+
+def _leaves_room(e: Estimate) -> bool:
+    return e.memory_bytes <= (1.0 - MEMORY_MARGIN) * e.capacity_bytes
+
+
+_MEANING = {
+    "devices": "more devices than the machine has",
+    "batch": "the global batch does not divide by mbs x dp",
+    "sequence": "the sequence does not divide over cp and tp",
+    "layers": "more pipeline chunks than layers",
+    "interleaving": "micro-batches are no multiple of pp (virtual stages)",
+    "sharding": "ZeRO-2 or -3 with a pipeline",
+    "heads": "attention heads do not divide over tp",
+    "width": "a feed-forward width does not divide over tp",
+    "experts": "experts do not divide over ep",
+    "expert ranks": "ep x etp does not divide the ranks of a stage",
+    "memory": "more memory than a device has",
+}
+
+
+def search(
+    model: ModelSpec,
+    machine: Machine,
+    *,
+    gbs: int,
+    seq: int,
+    precision: str = "bf16",
+    objective: str = "time",
+    top: int = 10,
+    offload: bool = False,
+    software: Software | None = None,
+) -> SearchResult:
+    """The best plans for a model on a machine.
+
+    Parameters
+    ----------
+    gbs, seq : int
+        Global batch in sequences, sequence length in tokens.
+    precision : str
+        A recipe; what the chip lacks is substituted, and the result says so.
+    objective : {"time", "energy", "money"}
+        Energy and money go with the device-seconds of a step, so these two may leave devices unused.
+    top : int
+        Layouts to return.
+    offload : bool
+        Consider optimizer states in host memory.
+
+    Raises
+    ------
+    PlanError
+        The objective is unknown, or the batch does not divide on this machine.
+    """
+    if objective not in OBJECTIVES:
+        raise PlanError(f"unknown objective {objective!r}", hint=did_you_mean(objective, list(OBJECTIVES)))
+    for name, value in (("global batch", gbs), ("sequence length", seq), ("number of plans", top)):
+        if not 1 <= value <= LARGEST:
+            raise PlanError(
+                f"{name} = {value}",
+                expected=f"a whole number {SIZE_RANGE}",
+                hint="leave it out, and one is chosen",
+            )
+    recipe, substituted = supported_precision(machine, precision)
+    question = Question(
+        model=model,
+        machine=machine,
+        gbs=gbs,
+        seq=seq,
+        precision=recipe,
+        num_devices=_sizes(machine, objective),
+        software=software or software_of(machine),
+        offload=offload,
+    )
+    found = candidates(question)
+    _check_batch(question, found)
+    rejected = dict(found.rejected)
+    evaluations = [
+        evaluate(model, machine, found.plans.take(np.arange(start, min(start + CHUNK, len(found.plans)))))
+        for start in range(0, len(found.plans), CHUNK)
+    ]
+    step, memory, fits = _joined(evaluations)
+    if len(step) and not fits.all():
+        rejected["memory"] = rejected.get("memory", 0) + int((~fits).sum())
+    nothing = SearchResult(
+        model=model,
+        machine=machine,
+        gbs=gbs,
+        seq=seq,
+        precision=recipe,
+        substituted=substituted,
+        objective=objective,
+        software=question.software,
+        num_enumerated=found.num_enumerated,
+        num_priced=len(step),
+        num_fitting=int(fits.sum()),
+        rejected=tuple(
+            Rejection(reason=k, num_plans=v, meaning=_MEANING[k])
+            for k, v in sorted(rejected.items(), key=lambda item: -item[1])
+        ),
+        best=None,
+        second=None,
+        ranked=(),
+        pareto=(),
+        num_ties=0,
+        tie_ratio=math.nan,
+        closest=None,
+    )
+    if not fits.any():
+        return dataclasses.replace(nothing, closest=_closest(question, evaluations))
+    plans = found.plans
+    cost = step if objective == "time" else step * plans.num_devices
+    feasible = np.flatnonzero(fits)
+    # the cheapest first; among equals the one that needs less memory, then the order of enumeration
+    order = feasible[np.lexsort((memory[feasible], cost[feasible]))]
+    leaders = _first_of_each(_layout(plans, order), order)
+    best = int(leaders[0])
+    spread = interval_for(machine.chip.family, moe=model.is_moe, step_s=1.0).log_half_width * math.sqrt(2.0)
+    ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
+    ranked = _estimates(model, machine, plans, leaders[:top])
+    second = next((i for i in leaders if _really_different(plans, int(i), best)), None)
+    front = _pareto(step, memory, feasible)
+    return dataclasses.replace(
+        nothing,
+        best=ranked[0],
+        second=None if second is None else _estimates(model, machine, plans, np.array([second]))[0],
+        ranked=tuple(ranked),
+        pareto=tuple(_estimates(model, machine, plans, front)),
+        num_ties=ties,
+        tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
+    )
+
+
+def _sizes(machine: Machine, objective: str) -> tuple[int, ...]:
+    """Numbers of devices to consider: all, and fewer where that divides better or costs less."""
+    n = machine.num_devices
+    sizes = {n, 1 << (n.bit_length() - 1)}
+    if objective != "time":
+        sizes |= {size for size in (n // 2, n // 4, n // 8) if size >= 1}
+    return tuple(sorted(sizes, reverse=True))
+
+
+def _check_batch(q: Question, found: Candidates) -> None:
+    """Refuse a batch that no layout with data parallelism can divide."""
+    n = q.machine.num_devices
+    if found.batch_allows_dp or q.gbs == 1 or n <= max_tp(q.machine):
+        return
+    near = _nearest_batch(q)
+    raise PlanError(
+        f"the global batch {q.gbs} does not divide over data-parallel ranks on {n} devices of {q.machine.name}",
+        where="batch",
+        expected="a multiple of mbs x dp for some layout of these devices",
+        hint=f"the nearest global batches that do are {' and '.join(str(b) for b in near)}",
+    )
+
+
+def _nearest_batch(q: Question) -> list[int]:
+    """The nearest batches below and above that split over as many ranks as a pipeline of one node leaves."""
+    step = 1
+    for n in q.num_devices:
+        while step < 16 and n % (step * 2) == 0:
+            step *= 2
+    below = q.gbs // step * step
+    return [b for b in (below, below + step) if b > 0]
+
+
+def _joined(evaluations: list[Evaluation]) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    if not evaluations:
+        return np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
+    return (
+        np.concatenate([e.times.step_s for e in evaluations]),
+        np.concatenate([e.memory_bytes for e in evaluations]),
+        np.concatenate([e.fits for e in evaluations]),
+    )
+
+
+def _layout(p: Plans, index: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    """What makes two plans the same layout, one row a plan."""
+    return np.column_stack([c[index] for c in (p.tp, p.cp, p.pp, p.ep, p.etp, p.zero, p.dp)])
+
+
+def _first_of_each(keys: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """The first of ``order`` for each distinct key, in order."""
+    _, first = np.unique(keys, axis=0, return_index=True)
+    return order[np.sort(first)]
+
+
+def _really_different(p: Plans, i: int, best: int) -> bool:
+    return any(column[i] != column[best] for column in (p.tp, p.cp, p.pp, p.zero))
+
+
+def _pareto(step: Floats, memory: Floats, feasible: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Plans up to twice the best step time that no other beats in both; a gain below 2 % of memory is none."""
+    near = feasible[step[feasible] <= 2.0 * step[feasible].min()]
+    order = near[np.lexsort((memory[near], step[near]))]
+    kept = []
+    lowest = math.inf
+    floor = np.minimum.accumulate(memory[order])
+    # only the rows where the running minimum falls can be on the front
+    falls = np.flatnonzero(np.diff(floor, prepend=math.inf) < 0)
+    for i in order[falls]:
+        if memory[i] < 0.98 * lowest:
+            kept.append(int(i))
+            lowest = float(memory[i])
+    return np.array(kept[:12], dtype=np.intp)
+
+
+def _estimates(
+    model: ModelSpec, machine: Machine, plans: Plans, index: npt.NDArray[np.intp]
+) -> list[Estimate]:
+    """Chosen plans in full, stage by stage."""
+    out = []
+    for i in index:
+        full = estimate(model, machine, plans.plan(int(i)))
+        assert isinstance(full, Estimate), "a plan that was priced as fitting must stay feasible"
+        out.append(full)
+    return out
+
+
+def _closest(q: Question, evaluations: list[Evaluation]) -> Infeasible:
+    """The plan that comes nearest to fitting, with the limit that it breaks."""
+    if evaluations:
+        nearest = min(evaluations, key=lambda e: float(e.memory_bytes.min()))
+        i = int(np.argmin(nearest.memory_bytes))
+        limit = memory_limit(nearest, i)
+        least = devices_for_states(q.model, q.machine.chip.hbm_bytes)
+        if least > q.machine.num_devices:
+            more = f"more devices (weights, gradients and optimizer states alone fill {least:,})"
+            levers = tuple(more if lever == "more devices" else lever for lever in limit.levers)
+            limit = dataclasses.replace(limit, levers=levers)
+        return Infeasible(model=q.model, machine=q.machine, plan=nearest.plans.plan(i), limit=limit)
+    plan = Plan(gbs=q.gbs, seq=q.seq, precision=q.precision, dp=q.machine.num_devices)
+    broken = violations(q.model, q.machine, Plans.of([plan])).limits[0]
+    limit = broken or Limit(
+        name="layout",
+        needed=float(q.machine.num_devices),
+        available=0.0,
+        unit="",
+        where="no layout of all devices divides the model and the batch",
+        levers=("another number of devices", "another global batch"),
+    )
+    return Infeasible(model=q.model, machine=q.machine, plan=plan, limit=limit)

@@ -1,0 +1,1 @@
+"""Replay of a task graph: compiled kernels, one for each question."""

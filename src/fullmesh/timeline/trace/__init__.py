@@ -1,0 +1,1 @@
+"""Chrome traces, written from a replay and read from a real run."""

@@ -1,0 +1,1 @@
+"""Readers of models: every one ends in a :class:`~fullmesh.workload.ModelSpec`."""

@@ -1,0 +1,1 @@
+"""Plain twins of compiled code, and checkers, that only tests use."""
