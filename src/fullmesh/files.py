@@ -10,7 +10,11 @@ from pathlib import Path
 
 def write_json(path: Path, data: object) -> None:
     """Write JSON with one effect a line, through a temporary file beside the target."""
-    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text through a temporary file beside the target."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

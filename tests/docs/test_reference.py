@@ -99,5 +99,8 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def test_places_of_assumptions_exist() -> None:
     text = (ROOT / "docs" / "assumptions.md").read_text(encoding="utf-8")
-    for place in re.findall(r"`((?:data|workload|machine|plan|cost|network|outcomes|search|evidence|calibrate|validate|study)/[\w./*\-]*)`", text):
+    for place in re.findall(
+        r"`((?:data|workload|machine|plan|cost|network|outcomes|search|evidence|calibrate|validate|study)/[\w./*\-]*)`",
+        text,
+    ):
         assert list((ROOT / "src" / "fullmesh").glob(place.rstrip("/"))), place

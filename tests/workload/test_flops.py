@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullmesh.workload import ModelSpec
-from fullmesh.workload.flops import context_tokens, model_flop_per_token
+from fullmesh.workload.flops import model_flop_per_token
+from fullmesh.workload.ops import context_tokens
 from fullmesh.workload.parameters import parameter_counts
 from fullmesh.workload.readers.huggingface import load_model
 from strategies.models import models

@@ -151,7 +151,7 @@ def test_truncation_removes_whole_layers(model: ModelSpec) -> None:
 @given(layers, st.integers(1, 64))
 @settings(deadline=None, max_examples=60)
 def test_a_layer_costs_the_same_anywhere(layer: Layer, hidden: int) -> None:
-    one = layer_parameters(layer, hidden)
+    one = layer_parameters(ModelSpec(id="m", name="m", hidden=hidden, vocab=1, layers=(layer,)), layer)
     model = ModelSpec(id="m", name="m", hidden=hidden, vocab=3, layers=(layer, layer))
     assert parameter_counts(model).layers == (one, one)
     assert parameter_counts(model).total == 2 * one.total + hidden * (3 + 3 + 1)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fullmesh.machine import Chip, Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plans
 from fullmesh.plan.plan import PRECISIONS
-from fullmesh.workload import Attention, LatentAttention, LinearAttention, Mamba2, ModelSpec
+from fullmesh.workload import ModelSpec
 
 Floats = npt.NDArray[np.float64]
 Model = Literal["step", "memory"]
@@ -91,14 +91,8 @@ def architecture_of(model: ModelSpec) -> str:
 
     ``mla``, ``sinks`` (attention sinks and biased experts), ``hybrid`` (state-space or linear mixers) or ``gqa``.
     """
-    mixers = [layer.mixer for layer in dict.fromkeys(model.layers)]
-    if any(isinstance(m, Mamba2 | LinearAttention) for m in mixers):
-        return "hybrid"
-    if any(isinstance(m, LatentAttention) for m in mixers):
-        return "mla"
-    if any(isinstance(m, Attention) and m.sinks for m in mixers):
-        return "sinks"
-    return "gqa"
+    families = {layer.mixer.family for layer in model.kinds if layer.mixer is not None}
+    return next((name for name in ("hybrid", "mla", "sinks") if name in families), "gqa")
 
 
 def settings_of(

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.effects import TermTable
-from fullmesh.cost.stages import Stages, mtp_block
+from fullmesh.cost.stages import Stages
 from fullmesh.plan import RECIPES, RECOMPUTES, SCHEDULES, Plans
-from fullmesh.plan.plan import PRECISIONS, TRAINABLES
-from fullmesh.workload import MLP, Attention, LatentAttention, Layer, Mamba2, ModelSpec, MoE
+from fullmesh.plan.plan import TRAINABLES
+from fullmesh.plan.shard import Shard
+from fullmesh.workload import Layer, ModelSpec
+from fullmesh.workload.ops import BF16_BYTES, FP32_BYTES, Tokens
 
 Floats = npt.NDArray[np.float64]
-BF16 = 2.0
-FP32 = 4.0
 # FP32 master weight and two moments
 OPTIMIZER_BYTES = 12.0
 
@@ -70,18 +70,20 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     fsdp = p.zero == 3
     # FSDP keeps the FP32 master as the parameter itself; other stacks keep a BF16 copy beside the optimizer's master
     per_layer = (dense + experts) / np.maximum(stages.layers, 1)
-    gathered = np.where(fsdp, 2.0 * BF16 * per_layer, 0.0)
-    weight_bytes = np.where(p.fp8_params, 2.0, BF16)
-    parameters = np.where(fsdp, FP32 * owned(3) + gathered, weight_bytes * owned(3))
-    gradient_bytes = np.where(fsdp, FP32, p.grad_bytes.astype(float))
+    gathered = np.where(fsdp, 2.0 * BF16_BYTES * per_layer, 0.0)
+    weight_bytes = np.where(p.fp8_params, 2.0, BF16_BYTES)
+    parameters = np.where(fsdp, FP32_BYTES * owned(3) + gathered, weight_bytes * owned(3))
+    gradient_bytes = np.where(fsdp, FP32_BYTES, p.grad_bytes.astype(float))
     gradients = np.where(frozen, 0.0, gradient_bytes * owned(2))
-    optimizer = np.where(frozen, 0.0, np.where(fsdp, OPTIMIZER_BYTES - FP32, OPTIMIZER_BYTES) * owned(1))
+    optimizer = np.where(
+        frozen, 0.0, np.where(fsdp, OPTIMIZER_BYTES - FP32_BYTES, OPTIMIZER_BYTES) * owned(1)
+    )
     optimizer = optimizer * (1.0 - p.offload_optimizer)
 
     saved, working = _layer_bytes(model, plans)
     per_stage = np.einsum("sk,sk->s", stages.kind_counts.astype(float), saved[i])
     if model.mtp_layers:
-        block = np.sum([_saved(model, plans, layer)[0] for layer in mtp_block(model)], axis=0)
+        block = np.sum([_saved(model, plans, layer)[0] for layer in model.prediction_block], axis=0)
         per_stage += stages.mtp * block[i]
     largest = np.max(np.where(stages.kind_counts > 0, working[i], 0.0), axis=1)
     full = (p.recompute == RECOMPUTES.index("full")) & (stages.layers > 0)
@@ -89,7 +91,14 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     activation = table.column("activation")[i] * per_stage * in_flight * (1.0 - p.offload_activations)
     tokens = p.mbs * p.seq / p.cp
     # logits in BF16, their FP32 copy and the gradient that overwrites it
-    logits = table.column("head")[i] * stages.head.clip(0, 1) * tokens * model.vocab / p.tp * (BF16 + FP32)
+    logits = (
+        table.column("head")[i]
+        * stages.head.clip(0, 1)
+        * tokens
+        * model.vocab
+        / p.tp
+        * (BF16_BYTES + FP32_BYTES)
+    )
     transient = table.column("transient")[i] * np.where(full, largest, 0.5 * largest)
     buffers = table.column("static")[i] * np.ones(len(i))
     allocated = parameters + gradients + optimizer + activation + logits + transient + buffers
@@ -128,90 +137,22 @@ def _in_flight(p: Plans, stages: Stages) -> Floats:
 
 def _layer_bytes(model: ModelSpec, plans: Plans) -> tuple[Floats, Floats]:
     """Saved bytes and working set of one layer of each kind, shape ``(num_plans, K)``."""
-    kinds = tuple(dict.fromkeys(model.layers))
-    columns = [_saved(model, plans, layer) for layer in kinds]
+    columns = [_saved(model, plans, layer) for layer in model.kinds]
     return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
 
 def _saved(model: ModelSpec, p: Plans, layer: Layer) -> tuple[Floats, Floats]:
-    """What one layer saves for its backward pass, and what it would save without recomputing."""
-    tokens = p.mbs * p.seq / p.cp
-    local = tokens / np.where(p.sequence_parallel, p.tp, 1)
-    h = float(model.hidden)
-    inputs = np.array([RECIPES[PRECISIONS[int(c)]].saved_input_bytes for c in p.precision])
-    keep_norm = np.where(p.recomputes("layernorm"), 0.0, 1.0)
+    """What one layer saves for its backward pass, and what it would save without recomputing whole layers."""
+    shard = Shard(p)
+    inputs = np.array([recipe.saved_input_bytes for recipe in RECIPES.values()])[p.precision]
     total = np.zeros(len(p))
-    if layer.mixer is not None:
-        # the residual as the norm's input, and the norm's output as the input of the first product
-        total += BF16 * local * h + keep_norm * inputs * local * h
-        total += _mixer_saved(p, layer, tokens, local, inputs)
-    if layer.ffn is not None:
-        total += BF16 * local * h + keep_norm * inputs * local * h
-        if isinstance(layer.ffn, MLP):
-            total += _mlp_saved(p, layer.ffn.ffn, layer.ffn.gated, tokens / p.tp, inputs, "mlp")
-        else:
-            total += _moe_saved(p, layer.ffn, h, tokens, inputs)
+    for saved in model.saved(layer):
+        total += np.where(shard.keeps(saved), shard.saved_bytes(saved, input_bytes=inputs), 0.0)
+    # a layer that is recomputed whole keeps its input alone
     kept = np.where(
         p.recompute == RECOMPUTES.index("full"),
-        p.recompute_fraction * BF16 * local * h + (1.0 - p.recompute_fraction) * total,
+        p.recompute_fraction * BF16_BYTES * shard.tokens(Tokens.LOCAL) * model.hidden
+        + (1.0 - p.recompute_fraction) * total,
         total,
     )
     return kept, total
-
-
-def _mixer_saved(p: Plans, layer: Layer, tokens: Floats, local: Floats, inputs: Floats) -> Floats:
-    mixer = layer.mixer
-    if isinstance(mixer, Attention):
-        heads = mixer.num_heads / p.tp
-        kv = np.maximum(mixer.num_kv_heads / p.tp, 1.0)
-        qkv = BF16 * tokens * (heads + 2.0 * kv) * mixer.head_dim
-        if mixer.qk_norm:
-            qkv = qkv + BF16 * tokens * (heads + kv) * mixer.head_dim
-        out = BF16 * tokens * heads * mixer.head_dim
-        return qkv + out + FP32 * tokens * heads + _scores(p, heads)
-    if isinstance(mixer, LatentAttention):
-        heads = mixer.num_heads / p.tp
-        qk = mixer.qk_nope_dim + mixer.qk_rope_dim
-        small = 2.0 * BF16 * local * ((mixer.q_lora_rank or 0) + mixer.kv_lora_rank)
-        # q, k with its copied rotary part, and v, as attention reads them
-        up = BF16 * tokens * heads * (2.0 * qk + mixer.v_dim)
-        up = np.where(p.recomputes("mla_up_proj"), 0.0, up)
-        out = BF16 * tokens * heads * mixer.v_dim
-        return small + up + out + FP32 * tokens * heads + _scores(p, heads)
-    if isinstance(mixer, Mamba2):
-        inner = mixer.num_heads * mixer.head_dim / p.tp
-        state = np.maximum(mixer.num_groups / p.tp, 1.0) * mixer.state_dim
-        # projection, convolution in and out, gate, output, and one state a chunk
-        chunk_states = inner * mixer.state_dim / mixer.chunk
-        return BF16 * tokens * (5.0 * inner + 4.0 * state) + FP32 * tokens * chunk_states
-    assert mixer is not None
-    keys = mixer.num_key_heads * mixer.key_dim / p.tp
-    values = mixer.num_value_heads * mixer.value_dim / p.tp
-    states = mixer.num_value_heads / p.tp * mixer.key_dim * mixer.value_dim / mixer.chunk
-    return BF16 * tokens * (4.0 * keys + 5.0 * values) + FP32 * tokens * states
-
-
-def _scores(p: Plans, heads: Floats) -> Floats:
-    """Scores that an unfused attention keeps: softmax, dropout mask and dropped scores (5 bytes each)."""
-    stored = ~p.flash_attention & ~p.recomputes("core_attn")
-    return np.where(stored, 5.0 * p.mbs * p.seq / p.cp * p.seq * heads, 0.0)
-
-
-def _mlp_saved(p: Plans, width: int, gated: bool, tokens: Floats, inputs: Floats, module: str) -> Floats:
-    up = 2.0 if gated else 1.0
-    saved = tokens * width * (up * BF16 + inputs)
-    return np.where(p.recomputes(module), 0.0, saved)
-
-
-def _moe_saved(p: Plans, moe: MoE, h: float, tokens: Floats, inputs: Floats) -> Floats:
-    width = float(moe.latent or h)
-    rows = tokens / p.tp * moe.topk * p.etp
-    up = 2.0 if moe.gated else 1.0
-    activation = np.where(p.recomputes("moe_act"), 0.0, inputs * rows * moe.ffn / p.etp)
-    # dispatched tokens, the halves of the activation, its output; scores in FP32
-    routed = inputs * rows * width + BF16 * up * rows * moe.ffn / p.etp + activation
-    routed = routed + BF16 * rows * width + 2.0 * FP32 * tokens / p.tp * moe.num_experts
-    routed = np.where(p.recomputes("moe"), 0.0, routed)
-    if moe.shared_ffn:
-        routed = routed + _mlp_saved(p, moe.shared_ffn, moe.gated, tokens / p.tp, inputs, "moe")
-    return routed

@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from fullmesh.cost.collectives.algorithms import collective_s
 from fullmesh.cost.components import NUM_COMPONENTS, C
-from fullmesh.cost.layers import embedding_cost, head_cost, layer_cost, mtp_projection_cost
-from fullmesh.cost.rank import BF16_BYTES, FP32_BYTES, split
+from fullmesh.cost.price import Pricing
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
 from fullmesh.plan.plan import PRECISIONS, TRAINABLES
-from fullmesh.workload import Layer, ModelSpec
-from fullmesh.workload.parameters import LayerParameters, layer_parameters
+from fullmesh.workload import ModelSpec
+from fullmesh.workload.ops import BF16_BYTES, FP32_BYTES
+from fullmesh.workload.parameters import layer_parameters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -105,17 +105,11 @@ def stage_table(model: ModelSpec, machine: Machine, plans: Plans, *, distinct: b
 def _one_precision(
     model: ModelSpec, machine: Machine, plans: Plans, precision: str, distinct: bool
 ) -> Stages:
-    s = split(model, machine, plans, precision)
-    kinds = tuple(dict.fromkeys(model.layers))
-    costs = np.stack([layer_cost(s, layer) for layer in kinds])
-    embed, head = embedding_cost(s), head_cost(s)
-    mtp = head
-    if model.mtp_layers:
-        mtp = (
-            head
-            + mtp_projection_cost(s)
-            + np.sum([layer_cost(s, layer) for layer in mtp_block(model)], axis=0)
-        )
+    pricing = Pricing.of(machine, plans, precision)
+    kinds = model.kinds
+    costs = np.stack([pricing.blocks(model.blocks(layer)) for layer in kinds])
+    embed, head = pricing.blocks([model.embedding_block]), pricing.blocks([model.head_block])
+    mtp = pricing.blocks(model.prediction_blocks()) if model.mtp_layers else head
     rows: list[dict[str, npt.NDArray[np.generic]]] = []
     groups: dict[tuple[int, int, str], list[int]] = {}
     for i, key in enumerate(zip(plans.pp.tolist(), plans.vpp.tolist(), plans.layout.tolist(), strict=True)):
@@ -166,15 +160,6 @@ def _host_copies_s(machine: Machine, offloaded: Floats) -> Floats:
     return offloaded * (FP32_BYTES + BF16_BYTES) / rate
 
 
-def mtp_block(model: ModelSpec) -> tuple[Layer, ...]:
-    """Layers of one multi-token-prediction module: as given, else one more layer of the last kind."""
-    return model.mtp_block or model.layers[-1:]
-
-
-def _parameters(model: ModelSpec, layer: Layer) -> LayerParameters:
-    return layer_parameters(layer, model.hidden, norm=model.norm, sandwich_norm=model.sandwich_norm)
-
-
 def _compositions(layout: StageLayout, distinct: bool) -> tuple[Ints, Ints, Ints]:
     """Distinct rows of (layers by kind, embedding, head, mtp), the first rank of each, and how often it occurs."""
     table = np.column_stack([layout.counts, layout.embedding, layout.head, layout.mtp])
@@ -190,11 +175,11 @@ def _with_parameters(
 ) -> Stages:
     plan = rows["plan"].astype(np.int64)
     counts = rows["counts"].astype(np.int64)
-    kinds = tuple(dict.fromkeys(model.layers))
+    kinds = model.kinds
     k = len(kinds)
     layers = counts[:, :k]
-    held = [_parameters(model, layer) for layer in kinds]
-    mtp_held = [_parameters(model, layer) for layer in mtp_block(model)]
+    held = [layer_parameters(model, layer) for layer in kinds]
+    mtp_held = [layer_parameters(model, layer) for layer in model.prediction_block]
     # an MTP module also projects the state and the next embedding, side by side, to the hidden size
     mtp_dense = sum(p.dense for p in mtp_held) + 2.0 * model.hidden**2
     tp, ep, etp = plans.tp[plan], plans.ep[plan], plans.etp[plan]

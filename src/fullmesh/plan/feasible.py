@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fullmesh.machine import Machine
 from fullmesh.plan.plan import CP_KINDS, Plans
-from fullmesh.workload import MLP, Attention, LatentAttention, Mamba2, ModelSpec, MoE
+from fullmesh.workload import ModelSpec, MoE
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,17 +173,11 @@ def allowed(model: ModelSpec, machine: Machine, plans: Plans) -> npt.NDArray[np.
 
 
 def _smallest_head_count(model: ModelSpec) -> int:
-    counts = [
-        layer.mixer.num_heads
-        for layer in model.layers
-        if isinstance(layer.mixer, Attention | LatentAttention | Mamba2)
-    ]
-    return min(counts, default=0)
+    counts = [layer.mixer.tensor_heads for layer in model.kinds if layer.mixer is not None]
+    return min((c for c in counts if c), default=0)
 
 
 def _widths(model: ModelSpec) -> list[int]:
-    widths = {layer.ffn.ffn for layer in model.layers if isinstance(layer.ffn, MLP)}
-    widths |= {
-        layer.ffn.shared_ffn for layer in model.layers if isinstance(layer.ffn, MoE) and layer.ffn.shared_ffn
-    }
-    return sorted(widths)
+    return sorted(
+        {width for layer in model.kinds if layer.ffn is not None for width in layer.ffn.tensor_widths}
+    )

@@ -12,10 +12,10 @@ from fullmesh.network.whatif import check_plan
 from fullmesh.network.wiring.build import load_topology
 from fullmesh.plan import RECIPES, Plan
 from fullmesh.workload import ModelSpec, MoE
+from fullmesh.workload.ops import BF16_BYTES
 
 Level = Literal["closed-form", "bottleneck", "max-min"]
 LEVELS = get_args(Level)
-BF16_BYTES = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def plan_collectives(model: ModelSpec, plan: Plan) -> list[tuple[str, str, int, 
     if ranks > 1:
         from fullmesh.workload.parameters import layer_parameters
 
-        layers = [layer_parameters(layer, model.hidden, norm=model.norm) for layer in model.layers]
+        layers = [layer_parameters(model, layer) for layer in model.layers]
         held = sum(p.dense for p in layers) / plan.pp / plan.tp
         out.append(("gradients", "reduce_scatter", ranks, plan.tp, plan.grad_bytes * held))
     return out

@@ -16,7 +16,7 @@ from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
 from fullmesh.plan.plan import CHOICES, CP_KINDS, MODULES
 from fullmesh.plan.software import Software
-from fullmesh.workload import LatentAttention, ModelSpec, MoE
+from fullmesh.workload import ModelSpec, MoE
 from fullmesh.workload.parameters import parameter_counts
 
 Ints = npt.NDArray[np.int64]
@@ -195,11 +195,13 @@ def _enumerate(q: Question) -> Plans:
 
 def selective_modules(model: ModelSpec) -> tuple[str, ...]:
     """What selective recompute drops first: much memory for little time, as the published recipes do."""
-    modules = ["layernorm"]
-    if any(isinstance(layer.mixer, LatentAttention) for layer in model.layers):
-        modules.append("mla_up_proj")
-    modules.append("moe_act" if model.is_moe else "mlp")
-    return tuple(modules)
+    named = dict.fromkeys(
+        m for layer in model.kinds for part in layer.parts for m in part.selective_modules()
+    )
+    if model.is_moe:
+        # the few dense layers of a mixture of experts are left alone
+        named.pop("mlp", None)
+    return ("layernorm", *named)
 
 
 def _as_plans(q: Question, grid: _Grid) -> Plans:

@@ -1,17 +1,19 @@
-"""What is computed, independent of how it is split."""
+"""What is computed, independent of how it is split.
 
-from fullmesh.workload.spec import (
+In: a configuration, or a name. Out: a :class:`ModelSpec`, whose layers say what they hold, compute and save.
+"""
+
+from fullmesh.workload.layers import (
     MLP,
     Attention,
     FeedForward,
     LatentAttention,
-    Layer,
     LinearAttention,
     Mamba2,
     Mixer,
-    ModelSpec,
     MoE,
 )
+from fullmesh.workload.spec import Layer, ModelSpec
 
 __all__ = [
     "MLP",

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
 
 from fullmesh.errors import ModelError
-from fullmesh.workload.spec import (
-    MLP,
-    Attention,
-    LatentAttention,
-    Layer,
-    LinearAttention,
-    Mamba2,
-    Mixer,
-    ModelSpec,
-    MoE,
-)
+from fullmesh.workload.layers import MoE
+from fullmesh.workload.layers.norm import Norm
+from fullmesh.workload.spec import Layer, ModelSpec
 
-Norm = Literal["rmsnorm", "layernorm"]
+_PARTS = ("mixer", "mlp", "expert", "shared_expert", "router", "latent", "norms")
 # A hundred times the largest model that is planned: what lies beyond is a slip of the pen.
 MAX_PARAMETERS = 10**15
 MAX_LAYERS = 10_000
@@ -102,55 +93,26 @@ class ParameterCounts:
 
     def by_part(self) -> dict[str, int]:
         """Totals by part; they add up to :attr:`total`."""
-        fields = ("mixer", "mlp", "expert", "shared_expert", "router", "latent", "norms")
-        parts = {f: sum(getattr(p, f) for p in self.layers) for f in fields}
+        parts = {f: sum(getattr(p, f) for p in self.layers) for f in _PARTS}
         return parts | {
             "embedding": self.embedding, "head": self.head, "final_norm": self.final_norm, "mtp": self.mtp,
         }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=4096)
-def layer_parameters(
-    layer: Layer, hidden: int, *, norm: Norm = "rmsnorm", sandwich_norm: bool = False
-) -> LayerParameters:
-    """Parameters of one layer.
+def layer_parameters(model: ModelSpec, layer: Layer) -> LayerParameters:
+    """Parameters of one layer of a model, from its weights."""
+    return _counted(layer, model.hidden, model.norm, model.sandwich_norm)
 
-    Parameters
-    ----------
-    layer : Layer
-    hidden : int
-        Width of the residual stream.
-    norm : {"rmsnorm", "layernorm"}
-        A layer norm has a bias beside its scale.
-    sandwich_norm : bool
-        A second norm behind mixer and feed-forward part.
-    """
-    per_norm = hidden * (2 if norm == "layernorm" else 1)
-    halves = (layer.mixer is not None) + (layer.ffn is not None)
-    mlp = expert = active = shared = router = latent = 0
-    ffn = layer.ffn
-    if isinstance(ffn, MLP):
-        mlp = _mlp(hidden, ffn.ffn, gated=ffn.gated, bias=ffn.bias)
-    elif isinstance(ffn, MoE):
-        width = ffn.latent or hidden
-        one = _mlp(width, ffn.ffn, gated=ffn.gated, bias=ffn.bias)
-        expert, active = ffn.num_experts * one, ffn.topk * one
-        if ffn.shared_ffn:
-            shared = _mlp(hidden, ffn.shared_ffn, gated=ffn.gated, bias=ffn.bias) + (
-                hidden if ffn.shared_gate else 0
-            )
-        router = ffn.num_experts * (hidden + (1 if ffn.bias else 0))
-        latent = 2 * hidden * ffn.latent if ffn.latent else 0
-    return LayerParameters(
-        mixer=mixer_parameters(layer.mixer, hidden) if layer.mixer is not None else 0,
-        mlp=mlp,
-        expert=expert,
-        active_expert=active,
-        shared_expert=shared,
-        router=router,
-        latent=latent,
-        norms=halves * per_norm * (2 if sandwich_norm else 1),
-    )
+
+@functools.lru_cache(maxsize=4096)
+def _counted(layer: Layer, hidden: int, norm: Norm, sandwich: bool) -> LayerParameters:
+    parts = dict.fromkeys(_PARTS, 0)
+    for weight in layer.weights(hidden, norm, sandwich=sandwich):
+        parts[weight.part] += weight.count
+    active = 0
+    if isinstance(layer.ffn, MoE):
+        active = parts["expert"] // layer.ffn.num_experts * layer.ffn.topk
+    return LayerParameters(**parts, active_expert=active)
 
 
 def check_size(model: ModelSpec, *, where: str) -> ModelSpec:
@@ -185,8 +147,8 @@ def parameter_counts(model: ModelSpec) -> ParameterCounts:
     2412.19437, section 2.2).
     """
     per_norm = model.hidden * (2 if model.norm == "layernorm" else 1)
-    layers = tuple(_of(model, layer) for layer in model.layers)
-    block = [_of(model, layer) for layer in (model.mtp_block or model.layers[-1:])]
+    layers = tuple(layer_parameters(model, layer) for layer in model.layers)
+    block = [layer_parameters(model, layer) for layer in model.prediction_block]
     module = 2 * model.hidden**2 + 3 * per_norm
     return ParameterCounts(
         embedding=(model.vocab + model.learned_positions) * model.hidden
@@ -196,75 +158,4 @@ def parameter_counts(model: ModelSpec) -> ParameterCounts:
         layers=layers,
         mtp=model.mtp_layers * (module + sum(p.total for p in block)),
         mtp_active=model.mtp_layers * (module + sum(p.active for p in block)),
-    )
-
-
-def _of(model: ModelSpec, layer: Layer) -> LayerParameters:
-    return layer_parameters(layer, model.hidden, norm=model.norm, sandwich_norm=model.sandwich_norm)
-
-
-def _mlp(hidden: int, ffn: int, *, gated: bool, bias: bool) -> int:
-    up = 2 if gated else 1
-    return (up + 1) * hidden * ffn + (up * ffn + hidden if bias else 0)
-
-
-def mixer_parameters(mixer: Mixer, hidden: int) -> int:
-    """Parameters of one mixer, with its biases and inner norms."""
-    if isinstance(mixer, Attention):
-        return _attention(mixer, hidden)
-    if isinstance(mixer, LatentAttention):
-        return _latent_attention(mixer, hidden)
-    if isinstance(mixer, Mamba2):
-        return _mamba(mixer, hidden)
-    return _linear_attention(mixer, hidden)
-
-
-def _attention(a: Attention, hidden: int) -> int:
-    queries = a.num_heads * a.head_dim * (2 if a.gated_output else 1)
-    keys = a.num_kv_heads * a.head_dim * (1 if a.shared_kv else 2)
-    inner = a.num_heads * a.head_dim
-    total = hidden * keys
-    if a.q_lora_rank is None:
-        total += hidden * queries
-    else:
-        total += hidden * a.q_lora_rank + a.q_lora_rank * queries + a.q_lora_rank
-    if a.out_rank:
-        # each group of heads has its own matrix to out_rank
-        total += inner * a.out_rank + a.out_groups * a.out_rank * hidden
-    else:
-        total += inner * hidden
-    total += (queries + keys) * a.bias + hidden * a.out_bias
-    total += 2 * a.head_dim * a.qk_norm + a.num_heads * a.sinks
-    return total
-
-
-def _latent_attention(a: LatentAttention, hidden: int) -> int:
-    qk = a.qk_nope_dim + a.qk_rope_dim
-    if a.q_lora_rank is None:
-        total = hidden * a.num_heads * qk
-    else:
-        total = hidden * a.q_lora_rank + a.q_lora_rank * a.num_heads * qk + a.q_lora_rank
-    total += hidden * (a.kv_lora_rank + a.qk_rope_dim) + a.kv_lora_rank
-    total += a.kv_lora_rank * a.num_heads * (a.qk_nope_dim + a.v_dim)
-    return total + a.num_heads * a.v_dim * hidden
-
-
-def _mamba(m: Mamba2, hidden: int) -> int:
-    inner, states = m.num_heads * m.head_dim, m.num_groups * m.state_dim
-    convolved = inner + 2 * states
-    # decay, skip and time-step bias of each head; the gated norm before the output
-    return (
-        hidden * (inner + convolved + m.num_heads)
-        + convolved * (m.conv_kernel + 1)
-        + 3 * m.num_heads
-        + inner * (1 + hidden)
-    )
-
-
-def _linear_attention(a: LinearAttention, hidden: int) -> int:
-    keys, values = a.num_key_heads * a.key_dim, a.num_value_heads * a.value_dim
-    convolved = 2 * keys + values
-    projected = convolved + values + 2 * a.num_value_heads
-    return (
-        hidden * projected + convolved * a.conv_kernel + 2 * a.num_value_heads + a.value_dim + values * hidden
     )

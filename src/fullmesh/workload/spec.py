@@ -3,111 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Softmax attention with grouped keys and values (MHA, GQA, MQA).
-
-    Parameters
-    ----------
-    bias, out_bias : bool
-        Biases of the query, key and value projections, and of the output projection.
-    window : int, optional
-        The sliding window in tokens, None for full causal attention.
-    sinks : bool
-        One learned logit a head that takes part in the softmax (GPT-OSS).
-    q_lora_rank : int, optional
-        Queries pass through this width first (DeepSeek-V4); None: one matrix.
-    out_rank, out_groups : int
-        The output passes through ``out_groups`` blocks of width ``out_rank`` first (DeepSeek-V4); 0: one matrix.
-    shared_kv : bool
-        One projection serves as key and as value (DeepSeek-V4).
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    bias: bool = False
-    qk_norm: bool = False
-    window: int | None = None
-    rotary: bool = True
-    gated_output: bool = False
-    out_bias: bool = False
-    sinks: bool = False
-    q_lora_rank: int | None = None
-    out_rank: int = 0
-    out_groups: int = 1
-    shared_kv: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class LatentAttention:
-    """Multi-head latent attention (MLA). ``q_lora_rank`` is None where queries are not compressed."""
-
-    num_heads: int
-    q_lora_rank: int | None
-    kv_lora_rank: int
-    qk_nope_dim: int
-    qk_rope_dim: int
-    v_dim: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba2:
-    """A selective state-space mixer with scalar decay per head (SSD)."""
-
-    num_heads: int
-    head_dim: int
-    state_dim: int
-    num_groups: int
-    conv_kernel: int = 4
-    chunk: int = 128
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class LinearAttention:
-    """Gated delta-rule linear attention."""
-
-    num_key_heads: int
-    num_value_heads: int
-    key_dim: int
-    value_dim: int
-    conv_kernel: int = 4
-    chunk: int = 64
-
-
-Mixer = Attention | LatentAttention | Mamba2 | LinearAttention
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class MLP:
-    """A feed-forward layer; ``gated`` has three matrices (SwiGLU, GeGLU), otherwise two."""
-
-    ffn: int
-    gated: bool = True
-    bias: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class MoE:
-    """Routed experts, with the width of all shared experts together.
-
-    ``latent`` is the width that tokens are projected to before they are dispatched (None: the hidden size).
-    """
-
-    num_experts: int
-    topk: int
-    ffn: int
-    shared_ffn: int = 0
-    gated: bool = True
-    latent: int | None = None
-    shared_gate: bool = False
-    bias: bool = False
-
-
-FeedForward = MLP | MoE
+from fullmesh.workload.layers import FeedForward, Mixer, MoE
+from fullmesh.workload.layers.norm import Norm, norm_operator, norm_saved, norm_weights
+from fullmesh.workload.layers.vocabulary import embedding, head, prediction_projection
+from fullmesh.workload.ops import Block, Saved, Weight
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +16,18 @@ class Layer:
 
     mixer: Mixer | None
     ffn: FeedForward | None
+
+    @property
+    def parts(self) -> tuple[Mixer | FeedForward, ...]:
+        """Mixer and feed-forward part, as far as there are."""
+        return tuple(p for p in (self.mixer, self.ffn) if p is not None)
+
+    def weights(self, hidden: int, norm: Norm, *, sandwich: bool) -> tuple[Weight, ...]:
+        """Trained tensors, norms included."""
+        out: tuple[Weight, ...] = ()
+        for part in self.parts:
+            out += norm_weights(hidden, norm, sandwich=sandwich) + part.weights(hidden)
+        return out
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +65,7 @@ class ModelSpec:
     tied_embeddings: bool = False
     learned_positions: int = 0
     mtp_layers: int = 0
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm: Norm = "rmsnorm"
     sandwich_norm: bool = False
     source: str = ""
     mtp_block: tuple[Layer, ...] = ()
@@ -168,6 +80,48 @@ class ModelSpec:
     def is_moe(self) -> bool:
         """Whether any layer routes tokens to experts."""
         return any(isinstance(layer.ffn, MoE) for layer in self.layers)
+
+    @property
+    def kinds(self) -> tuple[Layer, ...]:
+        """The distinct layers, in the order of their first use."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @property
+    def prediction_block(self) -> tuple[Layer, ...]:
+        """Layers of one multi-token-prediction module: as given, else one more layer of the last kind."""
+        return self.mtp_block or self.layers[-1:]
+
+    def blocks(self, layer: Layer) -> tuple[Block, ...]:
+        """Operators of one layer, in the order of the forward pass."""
+        out: tuple[Block, ...] = ()
+        norm = Block(operators=(norm_operator(self.hidden, sandwich=self.sandwich_norm),), hidden=self.hidden)
+        if layer.mixer is not None:
+            out += (norm, Block(operators=layer.mixer.operators(self.hidden), hidden=self.hidden, joined=()))
+        if layer.ffn is not None:
+            out += (norm, *layer.ffn.blocks(self.hidden))
+        return out
+
+    def saved(self, layer: Layer) -> tuple[Saved, ...]:
+        """Tensors that one layer keeps for its backward pass."""
+        out: tuple[Saved, ...] = ()
+        for part in layer.parts:
+            out += norm_saved(self.hidden) + part.saved(self.hidden)
+        return out
+
+    @property
+    def embedding_block(self) -> Block:
+        """Look-up of the embedding."""
+        return embedding(self.hidden)
+
+    @property
+    def head_block(self) -> Block:
+        """Final norm, head and loss."""
+        return head(self.hidden, self.vocab)
+
+    def prediction_blocks(self) -> tuple[Block, ...]:
+        """Operators of one multi-token-prediction module with its own pass through the head."""
+        layers = tuple(block for layer in self.prediction_block for block in self.blocks(layer))
+        return (prediction_projection(self.hidden), *layers, self.head_block)
 
     def truncated(self, num_layers: int) -> ModelSpec:
         """The first ``num_layers`` layers under the same name (benchmarks do this)."""

@@ -8,8 +8,7 @@ import itertools
 import re
 
 from fullmesh.errors import ModelError
-from fullmesh.workload.readers.shipped import normalise
-from fullmesh.workload.spec import (
+from fullmesh.workload import (
     MLP,
     Attention,
     FeedForward,
@@ -20,6 +19,7 @@ from fullmesh.workload.spec import (
     ModelSpec,
     MoE,
 )
+from fullmesh.workload.readers.shipped import normalise
 
 # Vocabulary of GPT-like models where none is given: GPT-2's 50,257 entries, padded as Megatron does.
 GPT_VOCAB = 51200

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 
 from fullmesh.errors import ModelError, did_you_mean
+from fullmesh.workload import MLP, FeedForward, Layer, Mixer, ModelSpec, MoE
 from fullmesh.workload.parameters import check_size
 from fullmesh.workload.readers import shipped
 from fullmesh.workload.readers.config import Config, read_json
 from fullmesh.workload.readers.families import ACTIVATIONS, FAMILIES, REFUSED, Family
 from fullmesh.workload.readers.mixers import mixers
-from fullmesh.workload.spec import MLP, FeedForward, Layer, Mixer, ModelSpec, MoE
 
 
 def load_model(name_or_path: str | Path, *, mtp_layers: int | None = None) -> ModelSpec:

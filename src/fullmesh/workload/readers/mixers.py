@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fullmesh.workload import Attention, LatentAttention, LinearAttention, Mamba2, Mixer
 from fullmesh.workload.parameters import MAX_LAYERS
 from fullmesh.workload.readers.config import Config
 from fullmesh.workload.readers.families import Family
-from fullmesh.workload.spec import Attention, LatentAttention, LinearAttention, Mamba2, Mixer
 
 # A layer's mixer, and its letter in the pattern of a hybrid ("" elsewhere).
 Kind = tuple[Mixer | None, str]
