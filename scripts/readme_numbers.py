@@ -149,7 +149,7 @@ def simulate_figures(record: dict[str, Any]) -> dict[str, str]:
         "launch": ["launch_s"],
         "communication": ["tp_s", "ep_s", "cp_s", "fsdp_s", "send_s", "data_parallel_s"],
         "pipeline": ["bubble_s", "uneven_s"],
-        "rest": ["optimizer_s", "fixed_s", "straggler_s", "software_s"],
+        "rest": ["optimizer_s", "fixed_s", "straggler_s"],
     }
     for name, keys in groups.items():
         out[f"sim.{name}"] = f"{sum(fall[k] for k in keys):.1f} s"

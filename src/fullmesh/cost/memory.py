@@ -71,10 +71,14 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     # FSDP keeps the FP32 master as the parameter itself; other stacks keep a BF16 copy beside the optimizer's master
     per_layer = (dense + experts) / np.maximum(stages.layers, 1)
     gathered = np.where(fsdp, 2.0 * BF16_BYTES * per_layer, 0.0)
-    weight_bytes = np.where(p.fp8_params, 2.0, BF16_BYTES)
-    parameters = np.where(fsdp, FP32_BYTES * owned(3) + gathered, weight_bytes * owned(3))
+    # FP8 parameters are their own copies, by rows and by columns; other recipes keep theirs beside the 16-bit values
+    copies = np.array([recipe.weight_copy_bytes for recipe in RECIPES.values()])[p.precision]
+    copies = np.where(fsdp | p.fp8_params, 0.0, copies) * (stages.product_parameters + experts)
+    # a rank of DualPipe holds the stages of both ends
+    held_twice = np.where((p.schedule == SCHEDULES.index("dualpipe")) & (p.pp > 1), 2.0, 1.0)
+    parameters = np.where(fsdp, FP32_BYTES * owned(3) + gathered, BF16_BYTES * owned(3) + copies) * held_twice
     gradient_bytes = np.where(fsdp, FP32_BYTES, p.grad_bytes.astype(float))
-    gradients = np.where(frozen, 0.0, gradient_bytes * owned(2))
+    gradients = np.where(frozen, 0.0, gradient_bytes * owned(2)) * held_twice
     optimizer = np.where(
         frozen, 0.0, np.where(fsdp, OPTIMIZER_BYTES - FP32_BYTES, OPTIMIZER_BYTES) * owned(1)
     )

@@ -149,8 +149,8 @@ class _Cost:
         p = self.p
         rows, n, k, experts = op.rows, op.n, op.k, op.num_experts
         forward = grouped_gemm_s(p.profile, rows, n, k, experts, p.recipe.kernel)
-        # gradients of all local experts are read and written once per micro-batch in FP32
-        traffic = 2.0 * 4.0 * experts * n * k / p.machine.chip.hbm_bytes_per_s
+        # gradients of all local experts are read and written once per micro-batch
+        traffic = 2.0 * p.plans.grad_bytes * experts * n * k / p.machine.chip.hbm_bytes_per_s
         self._add(C.EXPERT_F, forward)
         self._add(C.EXPERT_B, grouped_gemm_s(p.profile, rows, k, n, experts, p.recipe.kernel))
         self._add(C.EXPERT_W, np.where(self.lora, 0.0, np.maximum(forward, traffic)))

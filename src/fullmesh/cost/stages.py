@@ -46,6 +46,8 @@ class Stages:
         Layers by kind, in the order of ``kinds`` of the layout.
     dense_parameters, expert_parameters : float array, shape (S,)
         Parameters that one rank holds before ZeRO shards them.
+    product_parameters : float array, shape (S,)
+        Dense parameters without embeddings and head: those whose products run in the recipe's precision.
     gradient_s, parameter_s : float array, shape (S,)
         Reduction of gradients and gathering of parameters once a step.
     optimizer_s : float array, shape (S,)
@@ -64,6 +66,7 @@ class Stages:
     kind_counts: Ints
     dense_parameters: Floats
     expert_parameters: Floats
+    product_parameters: Floats
     gradient_s: Floats
     parameter_s: Floats
     optimizer_s: Floats
@@ -187,12 +190,8 @@ def _with_parameters(
     # tied embeddings still live on both ends of a pipeline
     tied_once = model.tied_embeddings & (plans.pp[plan] == 1)
     vocab_tables = counts[:, k] + np.where(tied_once, 0, counts[:, k + 1])
-    dense = (
-        layers @ np.array([p.dense for p in held], dtype=float)
-        + vocab_tables * table
-        + counts[:, k] * model.learned_positions * model.hidden
-        + counts[:, k + 2] * mtp_dense
-    ) / tp
+    products = (layers @ np.array([p.dense for p in held], dtype=float) + counts[:, k + 2] * mtp_dense) / tp
+    dense = products + (vocab_tables * table + counts[:, k] * model.learned_positions * model.hidden) / tp
     experts = layers @ np.array([p.expert for p in held], dtype=float)
     experts = (experts + counts[:, k + 2] * sum(p.expert for p in mtp_held)) / (ep * etp)
     components = rows["components"].astype(np.float64)
@@ -228,6 +227,7 @@ def _with_parameters(
         kind_counts=layers,
         dense_parameters=dense,
         expert_parameters=experts,
+        product_parameters=products,
         gradient_s=np.where(frozen, 0.0, gradient),
         parameter_s=np.where(frozen, 0.0, parameter),
         optimizer_s=optimizer,

@@ -29,8 +29,8 @@ class StepTime:
     """Seconds of one step for every plan, with the waterfall of its bottleneck stage.
 
     Columns have shape ``(num_plans,)``; those named ``stage_`` have shape ``(num_stages,)`` and are the time of one
-    micro-batch. The parts add up to ``step_s``. ``low_s`` is the bound where everything that could
-    overlap does, ``high_s`` the one where nothing does.
+    micro-batch. The parts add up to ``step_s``; what a release saves or costs is inside each of them. ``low_s`` is the
+    bound where everything that could overlap does, ``high_s`` the one where nothing does.
     """
 
     step_s: Floats
@@ -52,7 +52,6 @@ class StepTime:
     optimizer_s: Floats
     fixed_s: Floats
     straggler_s: Floats
-    software_s: Floats
     low_s: Floats
     high_s: Floats
     stage_forward_s: Floats
@@ -76,7 +75,10 @@ def _longer(a: Floats, b: Floats) -> Floats:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
-    """Seconds of one micro-batch on every stage row, by part."""
+    """Seconds of one micro-batch on every stage row, by part.
+
+    ``communication_s`` is all traffic inside the layers, exposed or hidden; ``gather_s`` that of sharded parameters.
+    """
 
     linear: Floats
     expert: Floats
@@ -95,6 +97,7 @@ class StageTime:
     weight_s: Floats
     compute_s: Floats
     communication_s: Floats
+    gather_s: Floats
 
 
 def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
@@ -118,8 +121,6 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     reach = np.clip(plans.seq[i] / REFERENCE_TOKENS, 1.0 / LENGTH_RANGE, LENGTH_RANGE)
     att = term("attention") * reach ** (1.0 - term("attention_length"))
     mem, route = term("memory"), term("route")
-    ep_hidden = np.where(plans.ep_overlap[i], term("overlap_ep"), 0.0)
-    tp_hidden = np.where(plans.tp_overlap[i], term("overlap_tp"), 0.0)
     tp, ep, cp = term("tp"), term("ep"), term("cp")
 
     linear = lin * (x[:, C.LINEAR_F] + x[:, C.LINEAR_B] + x[:, C.LINEAR_W])
@@ -152,11 +153,15 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     idle_f = each * x[:, C.LAUNCH_F] + sync * x[:, C.SYNC_F]
     idle_b = each * (x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]) + sync * (x[:, C.SYNC_B] + x[:, C.SYNC_R])
 
-    tp_f, tp_b = tp * (1 - tp_hidden) * x[:, C.TP_F], tp * (1 - tp_hidden) * (x[:, C.TP_B] + x[:, C.TP_R])
-    ep_f, ep_b = ep * (1 - ep_hidden) * x[:, C.EP_F], ep * (1 - ep_hidden) * (x[:, C.EP_B] + x[:, C.EP_R])
+    tp_f, tp_b = tp * x[:, C.TP_F], tp * (x[:, C.TP_B] + x[:, C.TP_R])
+    ep_f, ep_b = ep * x[:, C.EP_F], ep * (x[:, C.EP_B] + x[:, C.EP_R])
     cp_f, cp_b = cp * x[:, C.CP_F], cp * (x[:, C.CP_B] + x[:, C.CP_R])
-    hidden = tp * tp_hidden * (x[:, C.TP_F] + x[:, C.TP_B] + x[:, C.TP_R]) + ep * ep_hidden * (
-        x[:, C.EP_F] + x[:, C.EP_B] + x[:, C.EP_R]
+    communication = tp_f + tp_b + ep_f + ep_b + cp_f + cp_b
+    tp_f, tp_b, ep_f, ep_b, hidden = _behind_computation(
+        (tp_f, tp_b, ep_f, ep_b),
+        np.where(plans.tp_overlap[i], term("overlap_tp"), 0.0),
+        np.where(plans.ep_overlap[i], term("overlap_ep"), 0.0),
+        (forward_device, backward_device),
     )
 
     fsdp = term("fsdp")
@@ -187,13 +192,31 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         backward_s=backward,
         weight_s=lin * x[:, C.LINEAR_W] + exp_ * x[:, C.EXPERT_W],
         compute_s=compute,
-        communication_s=tp * (x[:, C.TP_F] + x[:, C.TP_B] + x[:, C.TP_R])
-        + ep * (x[:, C.EP_F] + x[:, C.EP_B] + x[:, C.EP_R])
-        + cp_f
-        + cp_b
-        + gather_f
-        + gather_b,
+        communication_s=communication + gather_f + gather_b,
+        gather_s=gather_f + gather_b,
     )
+
+
+def _behind_computation(
+    traffic: tuple[Floats, Floats, Floats, Floats],
+    tp_share: Floats,
+    ep_share: Floats,
+    room: tuple[Floats, Floats],
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Exposed tensor- and expert-parallel traffic, forward and backward of each, and what hides.
+
+    A share of the traffic hides behind computation, as far as there is computation: ``room`` forward and backward.
+    """
+    tp_f, tp_b, ep_f, ep_b = traffic
+    out = []
+    hidden = np.zeros_like(tp_f)
+    for tp, ep, free in ((tp_f, ep_f, room[0]), (tp_b, ep_b, room[1])):
+        wanted = tp_share * tp + ep_share * ep
+        fits = np.minimum(1.0, free / np.maximum(wanted, 1e-30))
+        hidden = hidden + fits * wanted
+        out.append((tp * (1.0 - fits * tp_share), ep * (1.0 - fits * ep_share)))
+    (tp_f, ep_f), (tp_b, ep_b) = out
+    return tp_f, tp_b, ep_f, ep_b, hidden
 
 
 def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
@@ -244,21 +267,23 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
     body = micro * longest + bubble + send + data_parallel + optimizer + fixed
     doublings = np.maximum(np.log2(np.maximum(plans.num_devices, 1) / 8.0), 0.0)
     straggler = body * table.column("straggler") * doublings
-    software = (body + straggler) * (table.column("all") - 1.0)
+    release = table.column("all")
+    # sharded parameters travel beside the exchange inside the layers, both behind the computation
+    inside = t.communication_s - t.gather_s
     low = (
-        micro * stages.max(np.maximum(t.compute_s, t.communication_s))
+        micro * stages.max(np.maximum(np.maximum(t.compute_s, inside), t.gather_s))
         + np.minimum(bubble, stages.sum(t.compute_s) / vpp)
         + optimizer
     )
-    high = body + straggler + micro * (t.compute_s + t.communication_s - total)[bottleneck].clip(0.0)
+    high = body + straggler + micro * (t.compute_s + t.launch + t.communication_s - total)[bottleneck]
     high = high + gradient + parameter - data_parallel + 2.0 * vpp * micro * one_send * send_hidden
 
     def part(values_s: Floats) -> Floats:
-        return micro * values_s[bottleneck]
+        out: Floats = release * micro * values_s[bottleneck]
+        return out
 
-    step = body + straggler + software
     return StepTime(
-        step_s=step,
+        step_s=release * (body + straggler),
         linear_s=part(t.linear),
         expert_s=part(t.expert),
         attention_s=part(t.attention),
@@ -271,15 +296,14 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
         ep_s=part(t.ep),
         cp_s=part(t.cp),
         fsdp_s=part(t.fsdp),
-        bubble_s=bubble,
-        send_s=send,
-        data_parallel_s=data_parallel,
-        optimizer_s=optimizer,
-        fixed_s=fixed,
-        straggler_s=straggler,
-        software_s=software,
-        low_s=np.minimum(low, step),
-        high_s=np.maximum(high, step),
+        bubble_s=release * bubble,
+        send_s=release * send,
+        data_parallel_s=release * data_parallel,
+        optimizer_s=release * optimizer,
+        fixed_s=release * fixed,
+        straggler_s=release * straggler,
+        low_s=release * low,
+        high_s=release * high,
         stage_forward_s=t.forward_s,
         stage_backward_s=t.backward_s,
         stage_weight_s=t.weight_s,

@@ -203,7 +203,8 @@ def _chunks(text: str, num_layers: int, pp: int, assumptions: list[str]) -> tupl
         return max(1, round(num_layers / (pp * int(per_chunk.group(1))))), ""
     number = re.match(r"(\d+)", low)
     if number:
-        return max(1, min(int(number.group(1)), num_layers // pp or 1)), ""
+        # embedding and head may count as a layer each
+        return max(1, min(int(number.group(1)), (num_layers + 2) // pp)), ""
     if ">1" in low:
         assumptions.append("more than one chunk, number not published: 2 assumed")
         return 2, ""

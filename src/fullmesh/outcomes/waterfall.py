@@ -18,7 +18,7 @@ _PER_STAGE = (
     "cp_s",
     "fsdp_s",
 )
-_PER_STEP = ("bubble_s", "send_s", "data_parallel_s", "optimizer_s", "fixed_s", "straggler_s", "software_s")
+_PER_STEP = ("bubble_s", "send_s", "data_parallel_s", "optimizer_s", "fixed_s", "straggler_s")
 _PRODUCTS = ("linear_s", "expert_s", "attention_s", "scan_s")
 
 # Groups of losses with one cause, for the comparison of two machines.
@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "recompute": ("recompute_s",),
     "communication": ("tp_s", "ep_s", "cp_s", "fsdp_s", "send_s", "data_parallel_s"),
     "pipeline": ("bubble_s", "uneven_s"),
-    "rest": ("optimizer_s", "fixed_s", "straggler_s", "software_s"),
+    "rest": ("optimizer_s", "fixed_s", "straggler_s"),
 }
 
 

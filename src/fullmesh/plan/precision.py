@@ -20,6 +20,9 @@ class Recipe:
         Bytes an element of a product's saved input takes.
     dispatch_bytes : float
         Bytes an element takes when tokens are dispatched to experts.
+    weight_copy_bytes : float
+        Bytes an element of a weight takes in copies that are kept for the products beside its 16-bit values: one by
+        rows, one by columns, with their scales.
     cast_bytes : float
         Memory traffic, per element of a product's input, of casting it (read, write, and the transposed copy).
     fallback : str
@@ -32,6 +35,7 @@ class Recipe:
     saved_input_bytes: float
     dispatch_bytes: float
     cast_bytes: float
+    weight_copy_bytes: float = 0.0
     fallback: str = "bf16"
 
 
@@ -57,7 +61,13 @@ RECIPES: dict[str, Recipe] = {
             cast_bytes=0.0,
         ),
         Recipe(
-            name="fp8", linear="fp8", kernel="fp8", saved_input_bytes=1.0, dispatch_bytes=2.0, cast_bytes=6.0
+            name="fp8",
+            linear="fp8",
+            kernel="fp8",
+            saved_input_bytes=1.0,
+            dispatch_bytes=2.0,
+            cast_bytes=6.0,
+            weight_copy_bytes=2.0,
         ),
         Recipe(
             name="fp8-block",
@@ -66,6 +76,7 @@ RECIPES: dict[str, Recipe] = {
             saved_input_bytes=1.0,
             dispatch_bytes=1.0,
             cast_bytes=4.0,
+            weight_copy_bytes=2.0,
         ),
         Recipe(
             name="mxfp8",
@@ -74,6 +85,7 @@ RECIPES: dict[str, Recipe] = {
             saved_input_bytes=1.03,
             dispatch_bytes=2.0,
             cast_bytes=4.1,
+            weight_copy_bytes=2.06,
             fallback="fp8",
         ),
         Recipe(
@@ -83,6 +95,7 @@ RECIPES: dict[str, Recipe] = {
             saved_input_bytes=0.6,
             dispatch_bytes=2.0,
             cast_bytes=5.2,
+            weight_copy_bytes=1.125,
             fallback="mxfp8",
         ),
         Recipe(

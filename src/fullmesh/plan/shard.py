@@ -291,7 +291,7 @@ class Shard:
             width=exchange.width,
             topk=exchange.topk,
             num_experts=exchange.num_experts,
-            gathered_bytes=BF16_BYTES * rows * exchange.width / exchange.topk,
+            gathered_bytes=BF16_BYTES * rows * exchange.width,
             again=self.again(exchange.drops),
         )
 

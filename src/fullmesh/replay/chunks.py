@@ -270,15 +270,17 @@ def _share(total: Floats, stages: Stages, wanted: C, *others: C) -> Floats:
 def _lanes(x: Pipeline, t: StageTime) -> tuple[Lane, ...]:
     plan, lanes = x.plan, []
     for name, total, (f, b, r), hides in (
-        ("tp", t.tp, (C.TP_F, C.TP_B, C.TP_R), x.term("overlap_tp") if plan.tp_overlap else 0.0),
-        ("ep", t.ep, (C.EP_F, C.EP_B, C.EP_R), x.term("overlap_ep") if plan.ep_overlap else 0.0),
-        ("cp", t.cp, (C.CP_F, C.CP_B, C.CP_R), 0.0),
+        ("tp", t.tp, (C.TP_F, C.TP_B, C.TP_R), plan.tp_overlap),
+        ("ep", t.ep, (C.EP_F, C.EP_B, C.EP_R), plan.ep_overlap),
+        ("cp", t.cp, (C.CP_F, C.CP_B, C.CP_R), False),
     ):
         if not total.any():
             continue
         forward = x.factor * _share(total, x.chunks, f, b, r)
         backward = (x.factor * total - forward).clip(0.0)
-        hidden = hides / (1.0 - hides)
+        # all of the traffic, exposed or not, against what is exposed
+        every = x.term(name) * x.chunks.components[:, [f, b, r]].sum(axis=1)
+        hidden = np.divide(every - total, total, out=np.zeros_like(total), where=total > 0).clip(0.0)
         lanes.append(
             Lane(
                 name=name,
