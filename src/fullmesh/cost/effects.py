@@ -40,6 +40,11 @@ class Term:
     base: float
     levels: tuple[tuple[tuple[str, ...], float], ...]
     note: str
+    offsets: tuple[tuple[str, str, float], ...] = ()
+
+    def offset(self, setting: Setting) -> float:
+        """What is assumed of a setting before any result is seen, in the units of effects."""
+        return sum(value for name, at, value in self.offsets if getattr(setting, name) == at)
 
 
 @functools.lru_cache(maxsize=2)
@@ -53,7 +58,14 @@ def load_terms(model: Model) -> tuple[Term, ...]:
             for key, sd in table["levels"].items()
         )
         out.append(
-            Term(name=name, form=table["form"], base=float(table["base"]), levels=levels, note=table["note"])
+            Term(
+                name=name,
+                form=table["form"],
+                base=float(table["base"]),
+                levels=levels,
+                note=table["note"],
+                offsets=tuple((*key.split("="), float(v)) for key, v in table.get("offsets", {}).items()),
+            )
         )
     return tuple(out)
 
@@ -175,7 +187,7 @@ class EffectProfile:
         summed = np.array(
             [
                 [
-                    sum(self.effects.get(key, 0.0) for key, _ in effect_keys(term, s))
+                    term.offset(s) + sum(self.effects.get(key, 0.0) for key, _ in effect_keys(term, s))
                     for term in load_terms(model)
                 ]
                 for s in settings

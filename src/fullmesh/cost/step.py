@@ -148,10 +148,10 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     compute = linear + expert + attention + scan_s + memory + route_s + again
     backward_device = compute - forward_device
 
-    # time between kernels, and what routing costs the host
-    each, sync = term("launch"), term("sync")
-    idle_f = each * x[:, C.LAUNCH_F] + sync * x[:, C.SYNC_F]
-    idle_b = each * (x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]) + sync * (x[:, C.SYNC_B] + x[:, C.SYNC_R])
+    # the device pauses between kernels; the host may take longer to issue them, and starts anew behind each wait
+    launches_f, launches_b = x[:, C.LAUNCH_F], x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]
+    gap, issue, sync = term("gap"), term("issue"), term("sync")
+    wait_f, wait_b = sync * x[:, C.SYNC_F], sync * (x[:, C.SYNC_B] + x[:, C.SYNC_R])
 
     tp_f, tp_b = tp * x[:, C.TP_F], tp * (x[:, C.TP_B] + x[:, C.TP_R])
     ep_f, ep_b = ep * x[:, C.EP_F], ep * (x[:, C.EP_B] + x[:, C.EP_R])
@@ -166,8 +166,10 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
 
     fsdp = term("fsdp")
     fsdp_hidden = term("overlap_fsdp")
-    device_f = forward_device + idle_f + tp_f + ep_f + cp_f
-    device_b = backward_device + idle_b + tp_b + ep_b + cp_b
+    work_f, work_b = forward_device + tp_f + ep_f + cp_f, backward_device + tp_b + ep_b + cp_b
+    device_f = _longer(work_f + gap * launches_f, issue * launches_f) + wait_f
+    device_b = _longer(work_b + gap * launches_b, issue * launches_b) + wait_b
+    idle = device_f - work_f + device_b - work_b
     gather_f, gather_b = fsdp * x[:, C.FSDP_F], fsdp * x[:, C.FSDP_B]
     forward = _longer(device_f, fsdp_hidden * gather_f) + (1 - fsdp_hidden) * gather_f
     backward = _longer(device_b, fsdp_hidden * gather_b) + (1 - fsdp_hidden) * gather_b
@@ -183,7 +185,7 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         memory=memory,
         route=route_s,
         recompute=again,
-        launch=idle_f + idle_b + slowed,
+        launch=idle + slowed,
         tp=tp_f + tp_b,
         ep=ep_f + ep_b,
         cp=cp_f + cp_b,

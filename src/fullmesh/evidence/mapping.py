@@ -67,6 +67,8 @@ def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     fields.update(_recompute(row.recompute, model, fields["pp"], assumptions))
     fields.update(_flags(row.overlap_and_flags, fields, model))
     fields.update(_sharding(row, fields))
+    if model.is_moe and "dispatcher" not in _flags(row.overlap_and_flags, fields, model):
+        fields["dispatcher"] = _dispatcher(fields, machine, assumptions)
     if "lora" in row.phase:
         fields["trainable"] = "lora"
     elif row.phase not in ("pretrain", "sft"):
@@ -320,6 +322,15 @@ def _flags(text: str, options: dict[str, Any], model: ModelSpec) -> dict[str, An
     if share:
         out["offload_optimizer"] = int(share.group(1)) / 100
     return out
+
+
+def _dispatcher(options: dict[str, Any], machine: Machine, assumptions: list[str]) -> str:
+    """How tokens reach their experts where a row does not say; DeepEP's kernels are not for whole racks."""
+    usual = str(options.get("dispatcher", "alltoall"))
+    if usual == "deepep" and machine.scale_up_devices > machine.devices_per_node:
+        usual = "hybridep"
+    assumptions.append(f"dispatcher of tokens not published, {usual} assumed")
+    return usual
 
 
 def _sharding(row: ResultRow, options: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,10 @@ from fullmesh.workload.readers.config import LARGEST
 from fullmesh.workload.readers.huggingface import load_model
 from fullmesh.workload.variants import Shape, apply_shape, model_of_shape
 
-SHIPPED_RESULTS = DATA_DIR / "results" / "training_results.csv"
+SHIPPED_RESULTS = (
+    DATA_DIR / "results" / "training_results.csv",
+    DATA_DIR / "results" / "training_results_more.csv",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,7 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
     Parameters
     ----------
     path : str or Path, optional
-        A CSV file with the columns of the shipped table, which is read without it. Further columns are ignored;
+        A CSV file with the columns of the shipped tables, which are read without it. Further columns are ignored;
         columns that are for people only, for grouping, or for memory may be absent.
 
     Raises
@@ -132,7 +135,9 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
         The file cannot be read, a column is missing, a row is too short or too long, an id stands twice, a value is
         no number, negative, or zero where zero means nothing.
     """
-    file = SHIPPED_RESULTS if path is None else Path(path)
+    if path is None:
+        return tuple(row for file in SHIPPED_RESULTS for row in read_results(file))
+    file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
