@@ -78,7 +78,10 @@ def term_index(model: Model) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What an effect may depend on: attributes that many rows share."""
+    """What an effect may depend on: attributes that many rows share.
+
+    ``publisher`` is who measured a published result; a prediction for somebody else has none.
+    """
 
     family: str
     cores: str
@@ -91,6 +94,7 @@ class Setting:
     dispatcher: str
     grouped: str
     architecture: str
+    publisher: str = ""
 
 
 def cores_of(chip: Chip) -> str:
@@ -108,9 +112,13 @@ def architecture_of(model: ModelSpec) -> str:
 
 
 def settings_of(
-    model: ModelSpec, machine: Machine, plans: Plans
+    model: ModelSpec, machine: Machine, plans: Plans, publishers: Sequence[str] | None = None
 ) -> tuple[tuple[Setting, ...], npt.NDArray[np.intp]]:
-    """The distinct settings of the plans, and which one each plan has."""
+    """The distinct settings of the plans, and which one each plan has.
+
+    ``publishers`` says who measured each plan, where somebody has.
+    """
+    who = np.array(publishers if publishers is not None else [""] * len(plans), dtype=np.str_)
     keys = np.stack(
         [
             plans.precision,
@@ -119,6 +127,7 @@ def settings_of(
             plans.dispatcher,
             plans.grouped_experts.astype(np.int64),
             np.unique(plans.stack, return_inverse=True)[1].astype(np.int64).reshape(-1),
+            np.unique(who, return_inverse=True)[1].astype(np.int64).reshape(-1),
         ],
         axis=1,
     )
@@ -136,6 +145,7 @@ def settings_of(
             dispatcher=DISPATCHERS[int(plans.dispatcher[i])],
             grouped="grouped" if plans.grouped_experts[i] else "looped",
             architecture=architecture_of(model),
+            publisher=str(who[i]),
         )
         for i in first
     )
@@ -148,6 +158,11 @@ def effect_keys(term: Term, setting: Setting) -> list[tuple[str, float]]:
         ("|".join([term.name, *(f"{a}={getattr(setting, a)}" for a in attributes)]), sd)
         for attributes, sd in term.levels
     ]
+
+
+def level_of(name: str) -> str:
+    """The level that an effect belongs to: its term and the attributes that it depends on, without their values."""
+    return "|".join(part.split("=")[0] for part in name.split("|"))
 
 
 def transform(model: Model, summed: Floats) -> Floats:
@@ -177,22 +192,35 @@ class TermTable:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EffectProfile:
-    """Fitted effects by name, with what they were fitted on."""
+    """Fitted effects by name, with what they were fitted on.
+
+    Parameters
+    ----------
+    effects : mapping of str to float
+    provenance : mapping
+    spread : mapping of str to float
+        Standard deviation of the effects of a level (see :func:`level_of`) over the values that were seen: what an
+        effect of a value never seen may be.
+    """
 
     effects: Mapping[str, float]
     provenance: Mapping[str, object]
+    spread: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def summed(self, model: Model, setting: Setting) -> list[float]:
+        """Sum of the effects of every term in a setting."""
+        return [
+            term.offset(setting) + sum(self.effects.get(key, 0.0) for key, _ in effect_keys(term, setting))
+            for term in load_terms(model)
+        ]
+
+    def deviation(self, name: str, expected: float) -> float:
+        """How far an effect that was never seen may lie from zero; ``expected`` where nothing was fitted."""
+        return self.spread.get(level_of(name), expected)
 
     def table(self, model: Model, settings: Sequence[Setting], index: npt.NDArray[np.intp]) -> TermTable:
         """Terms of every plan, given the distinct settings and which one each plan has."""
-        summed = np.array(
-            [
-                [
-                    term.offset(s) + sum(self.effects.get(key, 0.0) for key, _ in effect_keys(term, s))
-                    for term in load_terms(model)
-                ]
-                for s in settings
-            ]
-        )
+        summed = np.array([self.summed(model, s) for s in settings])
         return TermTable(model=model, values=transform(model, summed)[index])
 
 
@@ -203,4 +231,6 @@ def load_effects() -> EffectProfile:
     if not path.is_file():
         return EffectProfile(effects={}, provenance={})
     data = json.loads(path.read_text("utf-8"))
-    return EffectProfile(effects=data["effects"], provenance=data["provenance"])
+    return EffectProfile(
+        effects=data["effects"], provenance=data["provenance"], spread=data.get("spread", {})
+    )

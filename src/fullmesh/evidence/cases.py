@@ -132,7 +132,7 @@ def _group(cases: Sequence[Case], members: list[int]) -> CaseGroup:
     plans: list[Plan] = [cases[i].plan for i in members]
     columns = Plans.of(plans)
     model, machine = cases[members[0]].model, cases[members[0]].machine
-    settings, index = settings_of(model, machine, columns)
+    settings, index = settings_of(model, machine, columns, [cases[i].row.publisher for i in members])
     return CaseGroup(
         model=model,
         machine=machine,

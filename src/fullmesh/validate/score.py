@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.resources
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.effects import EffectProfile, load_effects
+from fullmesh.cost.uncertainty import read_arrays
 from fullmesh.evidence.cases import CaseTable, case_table
 from fullmesh.evidence.mapping import Case
 from fullmesh.evidence.published import (
@@ -118,13 +117,21 @@ def errors_of(group: str, signed: Floats) -> Errors:
 @functools.lru_cache(maxsize=1)
 def _held_out() -> tuple[tuple[EffectProfile, ...], dict[str, EffectProfile], frozenset[str]]:
     """Profiles fitted without a fold, without a publisher, and the configurations that were fitted on."""
-    path = importlib.resources.files("fullmesh.data").joinpath("profiles/step_held_out.json")
-    if not path.is_file():
+    arrays = read_arrays("step_fits.npz")
+    if not arrays:
         return (), {}, frozenset()
-    data = json.loads(path.read_text("utf-8"))
-    by_fold = tuple(EffectProfile(effects=e, provenance={}) for e in data["folds"])
-    by_publisher = {k: EffectProfile(effects=e, provenance={}) for k, e in data["publishers"].items()}
-    return by_fold, by_publisher, frozenset(data["configurations"])
+    names = [str(n) for n in arrays["held_out_names"]]
+    fits = [
+        EffectProfile(effects=dict(zip(names, row.tolist(), strict=True)), provenance={})
+        for row in arrays["held_out_effects"]
+    ]
+    publishers = [str(n) for n in arrays["held_out_publishers"]]
+    num_folds = len(fits) - len(publishers)
+    return (
+        tuple(fits[:num_folds]),
+        dict(zip(publishers, fits[num_folds:], strict=True)),
+        frozenset(str(c) for c in arrays["configurations"]),
+    )
 
 
 def score(rows: Sequence[ResultRow] | None = None) -> Report:

@@ -9,19 +9,28 @@ them there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.effects import EffectProfile, Model, Setting, TermTable, effect_keys, load_terms, transform
+from fullmesh.cost.effects import (
+    EffectProfile,
+    Model,
+    Setting,
+    TermTable,
+    effect_keys,
+    level_of,
+    load_terms,
+    transform,
+)
 from fullmesh.cost.step import step_time
 from fullmesh.evidence.cases import CaseTable, group_ledger
 
 Floats = npt.NDArray[np.float64]
 
 # Residuals are measured in units of the scatter of repeated publications; beyond it they count linearly.
-STEP_SCATTER = 0.025
+STEP_SCATTER = 0.03
 MEMORY_SCATTER = 0.03
 # Step of the finite differences, in log units.
 DIFFERENCE = 1e-5
@@ -31,17 +40,23 @@ DIFFERENCE = 1e-5
 class Design:
     """Which effects apply to which term in which setting.
 
-    ``matrix`` has shape ``(num_settings, num_terms, num_effects)`` with entries 0 or 1.
+    ``matrix`` has shape ``(num_settings, num_terms, num_effects)`` with entries 0 or 1; ``offsets``, of shape
+    ``(num_settings, num_terms)``, is what is assumed of the settings from the start.
     """
 
     model: Model
     names: tuple[str, ...]
     prior_sd: Floats
     matrix: Floats
+    offsets: Floats
+
+    def summed(self, effects: Floats) -> Floats:
+        """Sums of effects for every setting and term."""
+        return np.asarray(self.offsets + self.matrix @ effects)
 
     def table(self, effects: Floats, index: npt.NDArray[np.intp]) -> TermTable:
         """Term values for a vector of effects."""
-        return TermTable(model=self.model, values=transform(self.model, self.matrix @ effects)[index])
+        return TermTable(model=self.model, values=transform(self.model, self.summed(effects))[index])
 
     def profile(self, effects: Floats) -> dict[str, float]:
         """Effects by name, rounded so that the file is the same on every machine; zeros are left out."""
@@ -49,13 +64,16 @@ class Design:
         return {n: float(v) for n, v in zip(self.names, rounded, strict=True) if v != 0.0}
 
 
-def design(model: Model, settings: Sequence[Setting]) -> Design:
-    """Collect the effects that occur in the settings, in a stable order."""
+def design(model: Model, settings: Sequence[Setting], spread: Mapping[str, float] | None = None) -> Design:
+    """Collect the effects that occur in the settings, in a stable order.
+
+    ``spread`` gives the deviations of levels where they are known better than before any result was seen.
+    """
     sd_of: dict[str, float] = {}
     for term in load_terms(model):
         for setting in settings:
             for key, sd in effect_keys(term, setting):
-                sd_of[key] = sd
+                sd_of[key] = (spread or {}).get(level_of(key), sd)
     names = tuple(sorted(sd_of))
     at = {name: i for i, name in enumerate(names)}
     matrix = np.zeros((len(settings), len(load_terms(model)), len(names)))
@@ -63,47 +81,89 @@ def design(model: Model, settings: Sequence[Setting]) -> Design:
         for t, term in enumerate(load_terms(model)):
             for key, _ in effect_keys(term, setting):
                 matrix[s, t, at[key]] = 1.0
-    return Design(model=model, names=names, prior_sd=np.array([sd_of[n] for n in names]), matrix=matrix)
+    offsets = np.array([[term.offset(s) for term in load_terms(model)] for s in settings])
+    return Design(
+        model=model,
+        names=names,
+        prior_sd=np.array([sd_of[n] for n in names]),
+        matrix=matrix,
+        offsets=offsets,
+    )
 
 
-def fit_step(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_]) -> tuple[Design, Floats]:
-    """Fit the step effects on the rows where ``use`` is true.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepProblem:
+    """The published step times as a least-squares problem in the effects.
 
     Parameters
     ----------
+    table : CaseTable
+    design : Design
     published_s : float array, shape (num_cases,)
-        Published step times in the order of the cases; NaN where there is none.
+        Published step times in the order of the cases; anything where ``use`` is false.
     use : bool array, shape (num_cases,)
-
-    Returns
-    -------
-    tuple of (Design, float array)
+        Cases to fit to.
     """
-    d = design("step", table.settings)
-    target = np.log(published_s)[table.order]
-    chosen = use[table.order]
-    index = table.setting_index
-    starts_of = d.matrix[index[chosen]]
 
-    def log_step(summed: Floats) -> Floats:
+    table: CaseTable
+    design: Design
+    published_s: Floats
+    use: npt.NDArray[np.bool_]
+
+    def log_step(self, summed: Floats) -> Floats:
+        """Logarithm of the step times of all plans, given summed effects by setting and term."""
+        index = self.table.setting_index
         values = TermTable(model="step", values=transform("step", summed)[index])
-        return np.asarray(np.log(step_time(table.stages, table.plans, values).step_s))[chosen]
+        return np.asarray(np.log(step_time(self.table.stages, self.table.plans, values).step_s))
 
-    def residuals(effects: Floats) -> Floats:
-        return np.asarray((log_step(d.matrix @ effects) - target[chosen]) / STEP_SCATTER)
+    def residuals(self, effects: Floats) -> Floats:
+        """Misfit of the chosen plans, in units of the scatter."""
+        chosen = self.use[self.table.order]
+        target = np.log(self.published_s)[self.table.order]
+        return np.asarray((self.log_step(self.design.summed(effects)) - target)[chosen] / STEP_SCATTER)
 
-    def jacobian(effects: Floats) -> Floats:
-        # an effect acts through the sum of its term alone: one evaluation a term, then the chain rule
-        summed = d.matrix @ effects
-        base = log_step(summed)
+    def gradients(self, effects: Floats) -> Floats:
+        """Slopes of the logarithm of every plan's step time, shape ``(num_plans, num_effects)``.
+
+        An effect acts through the sum of its term alone: one evaluation a term, then the chain rule.
+        """
+        summed = self.design.summed(effects)
+        base = self.log_step(summed)
         slopes = np.empty((len(base), summed.shape[1]))
         for t in range(summed.shape[1]):
             moved = summed.copy()
             moved[:, t] += DIFFERENCE
-            slopes[:, t] = (log_step(moved) - base) / DIFFERENCE
-        return np.asarray(np.einsum("rt,rte->re", slopes, starts_of) / STEP_SCATTER)
+            slopes[:, t] = (self.log_step(moved) - base) / DIFFERENCE
+        return np.asarray(np.einsum("rt,rte->re", slopes, self.design.matrix[self.table.setting_index]))
 
-    return d, robust_fit(residuals, jacobian, np.zeros(len(d.names)), d.prior_sd)
+    def jacobian(self, effects: Floats) -> Floats:
+        """Slopes of the residuals."""
+        return np.asarray(self.gradients(effects)[self.use[self.table.order]] / STEP_SCATTER)
+
+    def covariance(self, effects: Floats) -> Floats:
+        """Covariance of the effects around their best values (Laplace's approximation)."""
+        r, j = self.residuals(effects), self.jacobian(effects)
+        precision = j.T @ (j / np.sqrt(1.0 + r * r)[:, None])
+        precision[np.diag_indices_from(precision)] += self.design.prior_sd**-2.0
+        return np.asarray(np.linalg.inv(precision))
+
+
+def step_problem(
+    table: CaseTable,
+    published_s: Floats,
+    use: npt.NDArray[np.bool_],
+    spread: Mapping[str, float] | None = None,
+) -> StepProblem:
+    """The problem of the rows where ``use`` is true."""
+    return StepProblem(
+        table=table, design=design("step", table.settings, spread), published_s=published_s, use=use
+    )
+
+
+def fit_step(problem: StepProblem) -> Floats:
+    """The effects that fit best."""
+    start = np.zeros(len(problem.design.names))
+    return robust_fit(problem.residuals, problem.jacobian, start, problem.design.prior_sd)
 
 
 def robust_fit(
@@ -177,9 +237,9 @@ def fit_memory(
     return d, np.asarray(result.x)
 
 
-def profile_of(*fits: tuple[Design, Floats]) -> EffectProfile:
+def profile_of(*fits: tuple[Design, Floats], spread: Mapping[str, float] | None = None) -> EffectProfile:
     """Join fits of several models into one profile."""
     effects: dict[str, float] = {}
     for d, x in fits:
         effects |= d.profile(x)
-    return EffectProfile(effects=effects, provenance={})
+    return EffectProfile(effects=effects, provenance={}, spread=spread or {})

@@ -5,14 +5,25 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Callable, Sequence
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.calibrate.effects.fit import Design, fit_memory, fit_step, profile_of
+from fullmesh.calibrate.effects.fit import Design, fit_memory, fit_step, profile_of, step_problem
+from fullmesh.calibrate.effects.intervals import (
+    HeldOut,
+    IntervalFit,
+    fit_intervals,
+    predict_held_out,
+    uncertainty_of,
+)
+from fullmesh.calibrate.effects.spread import estimate_spread
 from fullmesh.cost.effects import EffectProfile
+from fullmesh.cost.uncertainty import Uncertainty
 from fullmesh.errors import ResultsError
 from fullmesh.evidence.cases import CaseTable, case_table
 from fullmesh.evidence.published import (
@@ -26,36 +37,41 @@ from fullmesh.evidence.published import (
     published_step_s,
 )
 from fullmesh.evidence.results import ResultRow
-from fullmesh.files import write_json
+from fullmesh.files import write_bytes, write_json
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
-
-# An interval needs at least this many results of its own kind; with fewer the pooled one is used.
-MIN_ROWS = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepFit:
     """Profiles fitted to published results.
 
-    ``by_fold`` and ``by_publisher`` were fitted without a fold or a publisher; ``intervals`` are quantiles of the
-    cross-validated residuals, log(published / predicted), by chip family and kind of model.
+    Parameters
+    ----------
+    profile : EffectProfile
+    uncertainty : Uncertainty
+    by_fold, by_publisher
+        Effects fitted without a fold or a publisher.
+    configurations : tuple of str
+        What was fitted on.
+    intervals : IntervalFit
     """
 
     profile: EffectProfile
+    uncertainty: Uncertainty
     by_fold: tuple[EffectProfile, ...]
     by_publisher: dict[str, EffectProfile]
     configurations: tuple[str, ...]
-    intervals: dict[str, dict[str, float]]
-    coverage: dict[str, tuple[int, float]]
+    intervals: IntervalFit
 
 
 def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None) -> StepFit:
     """Fit all effects on the headline rows that are no outliers.
 
     The same rows and versions give the same profile. Every fit starts from zero: a fold that started from the fit on
-    all rows would still know a little of the rows that it holds out.
+    all rows would still know a little of the rows that it holds out. How much the effects of a level differ is
+    estimated once, from all rows.
     """
     odd = outliers(rows)
     used = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
@@ -65,37 +81,42 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
     published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
     use = np.array([is_headline(c.row) and c.row.id not in odd for c in table.cases]) & ~np.isnan(published)
     published = np.where(np.isnan(published), 1.0, published)
-    progress(f"fitting step effects on {int(use.sum())} published results")
-    step_design, step_x = fit_step(table, published, use)
+    progress(f"estimating how much effects differ, on {int(use.sum())} published results")
+    spread = estimate_spread(table, published, use)
+    progress("fitting step effects")
+    problem = step_problem(table, published, use, spread)
+    effects = fit_step(problem)
     progress("fitting memory effects")
-    profile = profile_of((step_design, step_x), _fit_memory(table))
+    profile = profile_of((problem.design, effects), _fit_memory(table), spread=spread)
     fold_of = folds(rows)
     fold = np.array([fold_of[c.row.run_key] for c in table.cases])
     publisher = np.array([c.row.publisher for c in table.cases])
-    predicted = np.full(len(table.cases), np.nan)
-    by_fold = []
+
+    def held_out(held: npt.NDArray[np.bool_]) -> tuple[EffectProfile, HeldOut]:
+        """A fit without some rows, and what it says of them."""
+        part = step_problem(table, published, use & ~held, spread)
+        found = profile_of((part.design, fit_step(part)), spread=spread)
+        return found, predict_held_out(table, found, part, published, use & held)
+
+    by_fold, by_publisher, pieces = [], {}, []
     for k in range(NUM_FOLDS):
         progress(f"fold {k + 1} of {NUM_FOLDS}")
-        held = profile_of(fit_step(table, published, use & (fold != k)))
-        by_fold.append(held)
-        predicted[fold == k] = table.step_times(held).step_s[fold == k]
-    by_publisher = {}
-    unseen = np.full(len(table.cases), np.nan)
+        found, piece = held_out(fold == k)
+        by_fold.append(found)
+        pieces.append(dataclasses.replace(piece, kind="configuration", group=str(k)))
     for name in sorted(set(publisher[use])):
         progress(f"without {name}")
-        by_publisher[str(name)] = profile_of(fit_step(table, published, use & (publisher != name)))
-        mask = publisher == name
-        unseen[mask] = table.step_times(by_publisher[str(name)]).step_s[mask]
-    residual = np.log(published / predicted)
+        by_publisher[str(name)], piece = held_out(publisher == name)
+        pieces.append(dataclasses.replace(piece, kind="publisher", group=str(name)))
     return StepFit(
         profile=profile,
+        uncertainty=uncertainty_of(problem, effects),
         by_fold=tuple(by_fold),
         by_publisher=by_publisher,
         configurations=tuple(
             sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
         ),
-        intervals=_intervals(table, residual, np.log(published / unseen), use),
-        coverage=_coverage(table, residual, np.log(published / unseen), use, fold),
+        intervals=fit_intervals(table, pieces),
     )
 
 
@@ -106,64 +127,8 @@ def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
     return fit_memory(table, allocated, reserved, usable)
 
 
-def _intervals(
-    table: CaseTable, residual: Floats, unseen: Floats, use: npt.NDArray[np.bool_]
-) -> dict[str, dict[str, float]]:
-    """Quantiles by group that leave 10 % of the residuals on either side, for a result not seen yet.
-
-    The groups named ``unseen`` come from whole publishers left out: they stand for chips with too few results of
-    their own, of which nobody's results have taught the model.
-    """
-    groups: dict[str, list[float]] = {}
-    for case, r, new, u in zip(table.cases, residual, unseen, use, strict=True):
-        if not u:
-            continue
-        groups.setdefault(f"unseen|{'moe' if case.model.is_moe else 'dense'}", []).append(float(new))
-        kind = "moe" if case.model.is_moe else "dense"
-        family = case.machine.chip.family
-        for key in (f"{family}|{kind}", f"{family}|any", f"any|{kind}", "any|any"):
-            groups.setdefault(key, []).append(float(r))
-    out = {}
-    for key, values in sorted(groups.items()):
-        n = len(values)
-        if n < MIN_ROWS and key != "any|any":
-            continue
-        # split-conformal levels: a new result ranks uniformly among the n + 1
-        level = max(0.0, 0.1 * (n + 1) / n - 0.5 / n)
-        low, high = np.quantile(values, [level, 1.0 - level])
-        out[key] = {"low": round(float(low), 4), "high": round(float(high), 4), "rows": n}
-    return out
-
-
-def _coverage(
-    table: CaseTable,
-    residual: Floats,
-    unseen: Floats,
-    use: npt.NDArray[np.bool_],
-    fold: npt.NDArray[np.int64],
-) -> dict[str, tuple[int, float]]:
-    """Share of results inside an interval that was made without their fold, for all rows and by chip family.
-
-    Intervals made from the very residuals that they are held against would cover 80 % whatever the model does.
-    """
-    inside: dict[str, list[bool]] = {"all": []}
-    for k in range(NUM_FOLDS):
-        made = _intervals(table, residual, unseen, use & (fold != k))
-        for case, r, u, f in zip(table.cases, residual, use, fold, strict=True):
-            if not u or f != k:
-                continue
-            family = case.machine.chip.family
-            kind = "moe" if case.model.is_moe else "dense"
-            found = made.get(f"{family}|{kind}") or made.get(f"{family}|any") or made.get(f"unseen|{kind}")
-            if found is None:
-                continue
-            for group in ("all", family):
-                inside.setdefault(group, []).append(bool(found["low"] <= r <= found["high"]))
-    return {group: (len(v), round(float(np.mean(v)), 4)) for group, v in inside.items() if v}
-
-
 def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: datetime.date) -> None:
-    """Write ``step.json``, ``step_held_out.json`` and ``intervals.json`` whole or not at all."""
+    """Write ``step.json``, ``step_fits.npz`` and ``intervals.json``, each whole or not at all."""
     digest = hashlib.sha256("\n".join(f"{r.id},{published_step_s(r)}" for r in rows).encode()).hexdigest()[
         :16
     ]
@@ -176,18 +141,40 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         "command": "fullmesh calibrate published",
     }
     write_json(
-        folder / "step.json", {"provenance": provenance, "effects": dict(sorted(fit.profile.effects.items()))}
-    )
-    write_json(
-        folder / "step_held_out.json",
+        folder / "step.json",
         {
             "provenance": provenance,
-            "configurations": list(fit.configurations),
-            "folds": [dict(sorted(p.effects.items())) for p in fit.by_fold],
-            "publishers": {k: dict(sorted(p.effects.items())) for k, p in fit.by_publisher.items()},
+            "effects": dict(sorted(fit.profile.effects.items())),
+            "spread": dict(sorted(fit.profile.spread.items())),
         },
     )
+    u = fit.uncertainty
+    held = (*fit.by_fold, *fit.by_publisher.values())
+    names = sorted({name for p in held for name in p.effects})
+    effects = np.array([[p.effects.get(n, 0.0) for n in names] for p in held])
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "configurations": np.array(fit.configurations),
+        "held_out_names": np.array(names),
+        "held_out_publishers": np.array(list(fit.by_publisher)),
+        "held_out_effects": effects,
+        "names": np.array(u.names),
+        "deviation": u.deviation.astype(np.float32),
+        "directions": u.directions.astype(np.float32),
+        "strength": u.strength.astype(np.float32),
+    }
+    write_bytes(folder / "step_fits.npz", packed(arrays))
     write_json(
         folder / "intervals.json",
-        {"provenance": provenance, "groups": fit.intervals, "coverage": fit.coverage},
+        {"provenance": provenance, **dataclasses.asdict(fit.intervals)},
     )
+
+
+def packed(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
+    """Arrays as one compressed file that ``numpy.load`` reads; the same arrays give the same bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.ascontiguousarray(values), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
+    return out.getvalue()

@@ -1,0 +1,143 @@
+"""Error bars from the predictive distribution, made to hold what they promise on results that were left out.
+
+The logarithm of a published step time lies around the predicted one with the variance of the effects (publishers and
+stacks never seen included) and that of the noise. Residuals of held-out results in units of that deviation decide how
+many of them an interval spans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.calibrate.effects.fit import StepProblem
+from fullmesh.cost.effects import EffectProfile
+from fullmesh.cost.uncertainty import Uncertainty, log_step_variance
+from fullmesh.evidence.cases import CaseTable
+
+Floats = npt.NDArray[np.float64]
+
+# Share of published results that an interval should hold, and the deviations of a normal distribution that hold it.
+COVERAGE = 0.8
+NORMAL = 1.2816
+LARGEST_NOISE = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What a fit without some cases says of them: residuals log(published / predicted), and their variance.
+
+    ``kind`` and ``group`` say what was left out: a fold of configurations, or a publisher.
+    """
+
+    cases: npt.NDArray[np.int64]
+    residual: Floats
+    variance: Floats
+    kind: str = ""
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalFit:
+    """How wide intervals are.
+
+    Parameters
+    ----------
+    noise : float
+        Deviation of the logarithm of a step time around its prediction that no effect explains.
+    low, high : float
+        Ends of the interval, in deviations.
+    rows : int
+        Held-out results that decided them.
+    coverage : dict
+        Results and share of them inside intervals that were made without them, by what was left out.
+    """
+
+    noise: float
+    low: float
+    high: float
+    rows: int
+    coverage: dict[str, tuple[int, float]]
+
+
+def uncertainty_of(problem: StepProblem, effects: Floats) -> Uncertainty:
+    """Covariance of fitted effects in compact form."""
+    r, j = problem.residuals(effects), problem.jacobian(effects)
+    precision = j.T @ (j / np.sqrt(1.0 + r * r)[:, None])
+    return Uncertainty.of(problem.design.names, problem.design.prior_sd, precision)
+
+
+def predict_held_out(
+    table: CaseTable,
+    profile: EffectProfile,
+    problem: StepProblem,
+    published_s: Floats,
+    held: npt.NDArray[np.bool_],
+) -> HeldOut:
+    """Residuals and variances of the cases that a fit has not seen."""
+    effects = np.array([profile.effects.get(n, 0.0) for n in problem.design.names])
+    # an effect that only held-out cases have is as uncertain as before any result
+    u = uncertainty_of(problem, effects)
+    variance = np.empty(len(table.cases))
+    variance[table.order] = log_step_variance(
+        table.stages, table.plans, table.settings, table.setting_index, profile, u
+    )
+    residual = np.log(published_s / table.step_times(profile).step_s)
+    at = np.flatnonzero(held)
+    return HeldOut(cases=at, residual=residual[at], variance=variance[at])
+
+
+def fit_intervals(table: CaseTable, pieces: Sequence[HeldOut]) -> IntervalFit:
+    """Noise and ends of the intervals, with the coverage of intervals made without the piece that they are held to."""
+    made = _ends(pieces)
+    inside: dict[str, list[bool]] = {}
+    for piece in pieces:
+        noise, low, high = _ends([p for p in pieces if p is not piece])
+        z = piece.residual / np.sqrt(piece.variance + noise**2)
+        holds = (z >= low) & (z <= high)
+        prefix = "" if piece.kind == "configuration" else "unseen publishers: "
+        for case, ok in zip(piece.cases, holds, strict=True):
+            groups = ["all", table.cases[case].machine.chip.family]
+            if piece.kind == "publisher":
+                groups.append(piece.group)
+            for group in groups:
+                inside.setdefault(prefix + group, []).append(bool(ok))
+    return IntervalFit(
+        noise=round(made[0], 4),
+        low=round(made[1], 4),
+        high=round(made[2], 4),
+        rows=sum(len(p.cases) for p in pieces if p.kind == "configuration"),
+        coverage={k: (len(v), round(float(np.mean(v)), 4)) for k, v in sorted(inside.items())},
+    )
+
+
+def _ends(pieces: Sequence[HeldOut]) -> tuple[float, float, float]:
+    """Noise, so that configurations left out scatter as a normal distribution does; then both ends, from all pieces."""
+    seen = [p for p in pieces if p.kind == "configuration"]
+    residual = np.concatenate([p.residual for p in seen])
+    variance = np.concatenate([p.variance for p in seen])
+    low, high = 0.0, LARGEST_NOISE
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        share = float(np.mean(np.abs(residual) <= NORMAL * np.sqrt(variance + middle**2)))
+        low, high = (middle, high) if share < COVERAGE else (low, middle)
+    z, weight = [], []
+    for kind in ("configuration", "publisher"):
+        chosen = [p for p in pieces if p.kind == kind]
+        total = sum(len(p.cases) for p in chosen)
+        for p in chosen:
+            z.append(p.residual / np.sqrt(p.variance + high**2))
+            # configurations and publishers left out weigh the same
+            weight.append(np.full(len(p.cases), 1.0 / total))
+    edge = (1.0 - COVERAGE) / 2.0
+    values, weights = np.concatenate(z), np.concatenate(weight)
+    return high, _quantile(values, weights, edge), _quantile(values, weights, 1.0 - edge)
+
+
+def _quantile(values: Floats, weights: Floats, level: float) -> float:
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][np.searchsorted(share, level)])

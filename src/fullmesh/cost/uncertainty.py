@@ -1,0 +1,142 @@
+"""How far fitted effects may be off: their covariance, compact, and what it means for a step time.
+
+Effects are normal around their best values (Laplace's approximation). With ``D`` their deviations before any result,
+the covariance is ``D (1 - U diag(l / (1 + l)) U') D``: what the results say lies in a few directions ``U`` with
+strengths ``l``, all others are as uncertain as before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.effects import EffectProfile, Setting, TermTable, effect_keys, load_terms, transform
+from fullmesh.cost.stages import Stages
+from fullmesh.cost.step import step_time
+from fullmesh.plan import Plans
+
+Floats = npt.NDArray[np.float64]
+
+# Directions that the results say less about than this, against what was expected before, are left out.
+LEAST_STRENGTH = 0.02
+# Step of the finite differences, in log units.
+DIFFERENCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Uncertainty:
+    """Covariance of the effects of the step model.
+
+    Parameters
+    ----------
+    names : tuple of str, length E
+    deviation : float array, shape (E,)
+        Before any result.
+    directions : float array, shape (E, R)
+    strength : float array, shape (R,)
+    """
+
+    names: tuple[str, ...]
+    deviation: Floats
+    directions: Floats
+    strength: Floats
+
+    @classmethod
+    def of(cls, names: Sequence[str], deviation: Floats, precision: Floats) -> Uncertainty:
+        """From the precision that the results add, shape ``(E, E)``."""
+        scaled = deviation[:, None] * precision * deviation[None, :]
+        strength, directions = np.linalg.eigh(0.5 * (scaled + scaled.T))
+        kept = strength > LEAST_STRENGTH
+        return cls(
+            names=tuple(names), deviation=deviation, directions=directions[:, kept], strength=strength[kept]
+        )
+
+    def variance(self, gradients: Floats) -> Floats:
+        """Variance of quantities with these gradients, shape ``(num, E)``."""
+        scaled = gradients * self.deviation
+        known = scaled @ self.directions
+        out: Floats = (scaled**2).sum(axis=1) - (known**2 * (self.strength / (1.0 + self.strength))).sum(
+            axis=1
+        )
+        return np.maximum(out, 0.0)
+
+
+def log_step_slopes(
+    stages: Stages,
+    plans: Plans,
+    profile: EffectProfile,
+    settings: Sequence[Setting],
+    index: npt.NDArray[np.intp],
+) -> Floats:
+    """Slopes of the logarithm of the step time over the summed effects of terms, shape ``(num_plans, num_terms)``."""
+    terms = load_terms("step")
+    summed = np.array([profile.summed("step", s) for s in settings])[index]
+
+    def log_step(values: Floats) -> Floats:
+        table = TermTable(model="step", values=transform("step", values))
+        return np.asarray(np.log(step_time(stages, plans, table).step_s))
+
+    base = log_step(summed)
+    out = np.empty((len(plans), len(terms)))
+    for t in range(len(terms)):
+        moved = summed.copy()
+        moved[:, t] += DIFFERENCE
+        out[:, t] = (log_step(moved) - base) / DIFFERENCE
+    return out
+
+
+def log_step_variance(
+    stages: Stages,
+    plans: Plans,
+    settings: Sequence[Setting],
+    index: npt.NDArray[np.intp],
+    profile: EffectProfile,
+    uncertainty: Uncertainty,
+) -> Floats:
+    """Variance of the logarithm of step times that comes from the effects, shape ``(num_plans,)``.
+
+    An effect of a value that no result has (a stack or a publisher never seen) is as uncertain as such effects differ.
+    """
+    slopes = log_step_slopes(stages, plans, profile, settings, index)
+    at = {name: i for i, name in enumerate(uncertainty.names)}
+    gradients = np.zeros((len(plans), len(at)))
+    unseen = np.zeros(len(plans))
+    for number, setting in enumerate(settings):
+        members = np.flatnonzero(index == number)
+        for t, term in enumerate(load_terms("step")):
+            for name, expected in effect_keys(term, setting):
+                slope = slopes[members, t]
+                if name in at:
+                    gradients[members, at[name]] += slope
+                else:
+                    unseen[members] += (slope * profile.deviation(name, expected)) ** 2
+    return uncertainty.variance(gradients) + unseen
+
+
+def read_arrays(name: str) -> Mapping[str, npt.NDArray[np.generic]]:
+    """The arrays of a shipped compressed file under ``data/profiles``; none where there is no such file."""
+    path = importlib.resources.files("fullmesh.data").joinpath(f"profiles/{name}")
+    if not path.is_file():
+        return {}
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+@functools.cache
+def load_uncertainty() -> Uncertainty | None:
+    """The shipped covariance; None without a fit."""
+    arrays = read_arrays("step_fits.npz")
+    if not arrays:
+        return None
+    return Uncertainty(
+        names=tuple(str(n) for n in arrays["names"]),
+        deviation=arrays["deviation"].astype(np.float64),
+        directions=arrays["directions"].astype(np.float64),
+        strength=arrays["strength"].astype(np.float64),
+    )
