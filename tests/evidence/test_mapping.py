@@ -8,7 +8,7 @@ from fullmesh.errors import FullmeshError, ResultsError
 from fullmesh.evidence.mapping import Case, graph_setting, row_case, row_machine, row_precision, row_stack
 from fullmesh.evidence.published import is_headline, published_step_s
 from fullmesh.evidence.results import COLUMNS, ResultRow, _row, read_results
-from fullmesh.plan import RECIPES
+from fullmesh.plan import RECIPES, Plan
 from fullmesh.plan.plan import FIELDS, check_plan
 
 ROWS = read_results()
