@@ -148,10 +148,10 @@ class Estimate(Result):
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row: plan and figures."""
-        from fullmesh.outcomes.fields import ESTIMATE_FIELDS
+        from fullmesh.outcomes.fields import ESTIMATE_FIELDS, plan_row
         from fullmesh.output.fields import row
 
-        return [dataclasses.asdict(self.plan) | {"plan": self.plan.label()} | row(ESTIMATE_FIELDS, self)]
+        return [plan_row(self.plan) | row(ESTIMATE_FIELDS, self)]
 
     def html_rows(self) -> list[Sequence[str]]:
         """Labels and figures."""
@@ -187,8 +187,10 @@ class Infeasible(Result):
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row: plan and limit."""
+        from fullmesh.outcomes.fields import plan_row
+
         limit = {"limit": self.limit.name, "needed": self.limit.needed, "available": self.limit.available}
-        return [dataclasses.asdict(self.plan) | {"plan": self.plan.label()} | limit]
+        return [plan_row(self.plan) | limit]
 
     def html_rows(self) -> list[Sequence[str]]:
         """The limit and what would help."""

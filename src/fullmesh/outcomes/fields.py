@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 from fullmesh.glossary import Language, label
-from fullmesh.output import formats
-from fullmesh.output.fields import Field, columns, figure, record
 from fullmesh.outcomes.estimate import Estimate, Infeasible
 from fullmesh.outcomes.waterfall import waterfall
+from fullmesh.output import formats
+from fullmesh.output.fields import Field, columns, figure, record
 from fullmesh.plan import Plan
 from fullmesh.plan.feasible import Limit
 from fullmesh.units import si_prefix
@@ -148,6 +148,13 @@ ESTIMATE_COLUMNS = columns(ESTIMATE_FIELDS)
 def plan_record(plan: Plan) -> dict[str, Any]:
     """All fields of a plan, and its label."""
     return {"label": plan.label(), "num_devices": plan.num_devices} | dataclasses.asdict(plan)
+
+
+def plan_row(plan: Plan) -> dict[str, Any]:
+    """A plan as cells of a flat row: label, devices, every field."""
+    values = dataclasses.asdict(plan)
+    cells = {n: " ".join(v) if isinstance(v, tuple | list) else v for n, v in values.items()}
+    return {"plan": plan.label(), "devices": plan.num_devices} | cells
 
 
 def limit_record(limit: Limit) -> dict[str, Any]:

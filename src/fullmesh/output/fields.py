@@ -145,9 +145,7 @@ def record(fields: Iterable[Field[X]], result: X) -> dict[str, Any]:
     return out
 
 
-def pairs(
-    fields: Sequence[Field[X]], result: X, table: str, lang: Language = "en"
-) -> list[tuple[str, str]]:
+def pairs(fields: Sequence[Field[X]], result: X, table: str, lang: Language = "en") -> list[tuple[str, str]]:
     """Labels and texts of the fields that a command's table shows."""
     out = []
     for f in shown(fields, table):

@@ -123,13 +123,13 @@ class PlanField:
             if wrong is not None:
                 word = "recompute module" if self.kind == "names" else f"{name} ="
                 raise PlanError(
-                    f"{word} {wrong!r} is unknown",
+                    f"{word} {_shown(wrong)} is unknown",
                     where=where,
                     expected=self.expected,
-                    hint=did_you_mean(str(wrong), list(self.choices)),
+                    hint=did_you_mean(str(wrong)[:50], list(self.choices)),
                 )
         elif not self._in_range(value):
-            raise PlanError(f"{name} = {value!r}", where=where, expected=self.expected)
+            raise PlanError(f"{name} = {_shown(value)}", where=where, expected=self.expected)
 
     def _unknown_names(self, value: Any) -> Any:
         """What of a choice or of a tuple of names is not known, None if nothing."""
@@ -147,6 +147,12 @@ class PlanField:
             real = isinstance(value, numbers.Real) and not is_bool
             return real and math.isfinite(value) and 0.0 <= value <= 1.0
         return is_bool if self.kind == "switch" else isinstance(value, str)
+
+
+def _shown(value: Any) -> str:
+    """A value as an error repeats it."""
+    text_ = repr(value)
+    return text_ if len(text_) <= 200 else text_[:200] + "..."
 
 
 def _declared(default: Any, **about: Any) -> Any:
@@ -180,9 +186,7 @@ def switch(default: bool, en: str, zh: str, **about: Any) -> Any:
 def choice(choices: Sequence[str], default: str, en: str, zh: str, **about: Any) -> Any:
     """One of several names."""
     expected = "one of " + ", ".join(choices)
-    return _declared(
-        default, kind="choice", choices=tuple(choices), expected=expected, en=en, zh=zh, **about
-    )
+    return _declared(default, kind="choice", choices=tuple(choices), expected=expected, en=en, zh=zh, **about)
 
 
 def names(choices: Sequence[str], en: str, zh: str, **about: Any) -> Any:
@@ -198,7 +202,4 @@ def text(en: str, zh: str, **about: Any) -> Any:
 
 def declarations(owner: type) -> dict[str, PlanField]:
     """The declared fields of a class by name, in order."""
-    return {
-        f.name: dataclasses.replace(f.metadata["plan"], name=f.name)
-        for f in dataclasses.fields(owner)
-    }
+    return {f.name: dataclasses.replace(f.metadata["plan"], name=f.name) for f in dataclasses.fields(owner)}

@@ -104,9 +104,7 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     gbs: N = size(
         1, "global batch in sequences", "全局批大小(序列数)", export="global-batch-size", option="--batch"
     )
-    seq: N = size(
-        4096, "sequence length in tokens", "序列长度(词元数)", export="seq-length", option="--seq"
-    )
+    seq: N = size(4096, "sequence length in tokens", "序列长度(词元数)", export="seq-length", option="--seq")
     sequence_parallel: B = switch(
         True, "norms and residuals are split over the tensor-parallel group",
         "归一化与残差在张量并行组内切分", export="sequence-parallel",
@@ -195,7 +193,10 @@ class PlanFields(Generic[N, S, B, C, M, T]):
         allowed=(2, 4), expected="2 (BF16) or 4 (FP32)",
     )  # fmt: skip
     trainable: C = choice(
-        TRAINABLES, "all", "what is trained: all parameters, or adapters alone", "训练的参数:全部,或仅适配器(LoRA)"
+        TRAINABLES,
+        "all",
+        "what is trained: all parameters, or adapters alone",
+        "训练的参数:全部,或仅适配器(LoRA)",
     )
     flash_attention: B = switch(True, "scores are never written to memory", "注意力分数不写入显存")
     compiled: B = switch(

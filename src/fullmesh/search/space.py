@@ -47,6 +47,9 @@ class Question:
     software : Software
     offload : bool
         Consider keeping optimizer states in host memory.
+    objective : {"time", "energy", "money"}
+    substituted : str
+        Which precision was asked for and replaced, empty where none was.
     """
 
     model: ModelSpec
@@ -57,6 +60,8 @@ class Question:
     num_devices: tuple[int, ...]
     software: Software
     offload: bool = False
+    objective: str = "time"
+    substituted: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
