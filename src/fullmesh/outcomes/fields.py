@@ -119,6 +119,7 @@ ESTIMATE_FIELDS: tuple[Field[Estimate], ...] = (
         key="memory",
         tables=_EVERY,
         text=lambda e, lang: f"{formats.gigabytes(e.memory_bytes)} of {formats.gigabytes(e.capacity_bytes)}",
+        cell=lambda e, lang: formats.gigabytes(e.memory_bytes),
         figures=(
             figure("memory_bytes", lambda e: e.memory_bytes),
             figure("capacity_bytes", lambda e: e.capacity_bytes),

@@ -46,7 +46,9 @@ class Field(Generic[X]):
     key : str
         Its term in the glossary, which holds the label in every language, the unit and the meaning.
     text : callable or None
-        The cell that a person reads; None for figures that only programs read.
+        What a person reads; None for figures that only programs read.
+    cell : callable or None
+        The same in a table of many plans, where it is shorter there.
     figures : tuple of Figure
     tables : tuple of str
         Commands whose tables show it.
@@ -60,6 +62,7 @@ class Field(Generic[X]):
 
     key: str
     text: Callable[[X, Language], str] | None = None
+    cell: Callable[[X, Language], str] | None = None
     figures: tuple[Figure[X], ...] = ()
     tables: tuple[str, ...] = ()
     section: bool = False
@@ -87,8 +90,7 @@ def lifted(fields: Iterable[Field[X]], inner: Callable[[Y], X | None], none: str
     Their figures are columns of the whole, but no keys of its JSON: there the part is an object of its own.
     """
 
-    def text_of(field: Field[X]) -> Callable[[Y, Language], str] | None:
-        show = field.text
+    def text_of(show: Callable[[X, Language], str] | None) -> Callable[[Y, Language], str] | None:
         if show is None:
             return None
 
@@ -108,7 +110,8 @@ def lifted(fields: Iterable[Field[X]], inner: Callable[[Y], X | None], none: str
     return tuple(
         Field(
             key=f.key,
-            text=text_of(f),
+            text=text_of(f.text),
+            cell=text_of(f.cell),
             figures=tuple(Figure(name=g.name, path="", get=get_of(g)) for g in f.figures),
             tables=f.tables,
             section=f.section,
@@ -116,6 +119,12 @@ def lifted(fields: Iterable[Field[X]], inner: Callable[[Y], X | None], none: str
         )
         for f in fields
     )
+
+
+def cells(fields: Sequence[Field[X]], result: X, lang: Language = "en") -> list[str]:
+    """A row of a table of many plans."""
+    shows = (f.cell or f.text for f in fields)
+    return ["" if show is None else show(result, lang) for show in shows]
 
 
 def shown(fields: Iterable[Field[X]], table: str) -> list[Field[X]]:

@@ -153,11 +153,11 @@ class SearchResult(Result):
     def html_rows(self) -> list[Sequence[str]]:
         """One line a ranked plan."""
         from fullmesh.outcomes.fields import ESTIMATE_FIELDS
-        from fullmesh.output.fields import shown
+        from fullmesh.output.fields import cells, shown
 
         fields = shown(ESTIMATE_FIELDS, "plan")
         head = ["", *(f.label() for f in fields)]
-        lines = [[e.plan.text(), *(f.text(e, "en") if f.text else "" for f in fields)] for e in self.ranked]
+        lines = [[e.plan.text(), *cells(fields, e)] for e in self.ranked]
         return [head, *lines] if lines else [head, [str(self.closest)]]
 
 

@@ -11,7 +11,7 @@ from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.fields import fixed_share_note
 from fullmesh.outcomes.waterfall import waterfall
 from fullmesh.output import formats
-from fullmesh.output.fields import shown
+from fullmesh.output.fields import cells, shown
 from fullmesh.search.engine import MEMORY_MARGIN
 from fullmesh.study.compare import Column, Comparison, Ratio
 from fullmesh.study.fields import best_text, column_fields, devices_text, racks_text
@@ -118,7 +118,7 @@ def _short_table(columns: Sequence[Column], lang: Language) -> Table:
     )
     for c in columns:
         size = f"{c.machine.name}: {devices_text(c)}, {racks_text(c)}"
-        out.add_row(size, best_text(c, lang), *(f.text(c, lang) if f.text else "" for f in fields))
+        out.add_row(size, best_text(c, lang), *cells(fields, c, lang))
     return out
 
 

@@ -10,7 +10,7 @@ from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text
 from fullmesh.output import formats
-from fullmesh.output.fields import shown
+from fullmesh.output.fields import cells, shown
 from fullmesh.search import SearchResult
 from fullmesh.workload.parameters import parameter_counts
 
@@ -69,7 +69,7 @@ def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, l
         heading,
         label("plan", lang),
         *([] if by_time else [label("devices", lang) + ">"]),
-        *(f.label(lang) + (">?" if f.optional else ">") for f in fields),
+        *(_heading(f.key, best, lang) + (">?" if f.optional else ">") for f in fields),
         label("against_best" if by_time else f"{r.objective}_against_best", lang) + ">",
     )
     for e in estimates:
@@ -79,10 +79,16 @@ def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, l
         out.add_row(
             e.plan.text(),
             *([] if by_time else [f"{e.plan.num_devices:,}"]),
-            *(f.text(e, lang) if f.text else "" for f in fields),
+            *cells(fields, e, lang),
             percent(cost),
         )
     return out
+
+
+def _heading(key: str, best: Estimate, lang: Language) -> str:
+    """A column's label; that of the memory says how much there is."""
+    text = label(key, lang)
+    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes).replace(' ', chr(160))})"
 
 
 def _rejected_table(r: SearchResult, lang: Language) -> Table:

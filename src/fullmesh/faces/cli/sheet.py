@@ -9,9 +9,12 @@ from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 # A column of text is not made narrower than this where words allow it.
 _TEXT_WIDTH = 16
+# Nor than this where words are folded because nothing else is left.
+_FOLDED_WIDTH = 8
 
 
 class Sheet(Table):
@@ -23,14 +26,9 @@ class Sheet(Table):
     """
 
     def __init__(self, title: str = "", *, leading: int = 0, header: bool = True) -> None:
-        super().__init__(
-            title=title or None,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            show_header=header,
-        )
+        super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, show_header=header)
+        # a title of rich would wrap in the width of the table, which may be less than that of the terminal
+        self.heading = title
         self.leading = leading
         self.optional: list[int] = []
 
@@ -40,7 +38,7 @@ class Sheet(Table):
             self.optional.append(len(self.columns))
         self.add_column(name, justify="right" if right else "left", overflow="fold")
 
-    def fitted(self, width: int) -> list[Table]:
+    def fitted(self, width: int) -> list[Table | Text]:
         """The sheet, or the parts of it, in at most ``width`` cells where words and figures allow it."""
         kept = list(range(len(self.columns)))
         dropped: list[int] = []
@@ -51,12 +49,12 @@ class Sheet(Table):
             dropped.append(index)
         whole = self._least(kept) <= width or not self.leading
         parts = [kept] if whole else self._split(kept, width)
-        tables = [self._part(part, width, titled=i == 0) for i, part in enumerate(parts)]
+        out: list[Table | Text] = [Text(self.heading, style="bold")] if self.heading else []
+        out += [self._part(part, width) for part in parts]
         if dropped:
             names = ", ".join(str(self.columns[i].header) for i in sorted(dropped))
-            tables[-1].caption = f"not shown at this width: {names}"
-            tables[-1].caption_justify = "left"
-        return tables
+            out.append(Text(f"not shown at this width: {names}"))
+        return out
 
     def _split(self, kept: Sequence[int], width: int) -> list[list[int]]:
         lead, rest = list(kept[: self.leading]), list(kept[self.leading :])
@@ -69,8 +67,8 @@ class Sheet(Table):
             part.append(index)
         return [*parts, [*lead, *part]]
 
-    def _part(self, kept: Sequence[int], width: int, *, titled: bool) -> Table:
-        out = Sheet(str(self.title or "") if titled else "", header=self.show_header)
+    def _part(self, kept: Sequence[int], width: int) -> Table:
+        out = Sheet(header=self.show_header)
         out.rows = list(self.rows)
         widths = self._widths(kept, width)
         for place, index in enumerate(kept):
@@ -82,15 +80,22 @@ class Sheet(Table):
 
     def _widths(self, kept: Sequence[int], width: int) -> list[int]:
         """Widths of columns: at least what they need, and the room that is left where most lines are saved."""
-        wanted = [_natural(self.columns[i]) for i in kept]
-        given = [_least(self.columns[i]) for i in kept]
+        columns = [self.columns[i] for i in kept]
+        wanted = [_natural(c) for c in columns]
+        given = [_least(c) for c in columns]
+        texts = [i for i, c in enumerate(columns) if c.justify != "right"]
         room = width - _frame(len(kept)) - sum(given)
-        while room > 0:
-            short = [i for i in range(len(kept)) if given[i] < wanted[i]]
-            if not short:
-                break
-            given[max(short, key=lambda i: wanted[i] / max(given[i], 1))] += 1
-            room -= 1
+        while room < 0 and any(given[i] > _FOLDED_WIDTH for i in texts):
+            # words are folded, figures never
+            given[max(texts, key=lambda i: given[i])] -= 1
+            room += 1
+        for group in (texts, range(len(kept))):
+            while room > 0:
+                short = [i for i in group if given[i] < wanted[i]]
+                if not short:
+                    break
+                given[max(short, key=lambda i: wanted[i] / max(given[i], 1))] += 1
+                room -= 1
         return given
 
     def _least(self, kept: Sequence[int]) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fullmesh.faces.cli.tables import COMMUNICATION, OFFLOAD_NOTE, gigabytes, percent, seconds, table, title
+from fullmesh.faces.cli.tables import OFFLOAD_NOTE, gigabytes, percent, seconds, table, title
 from fullmesh.glossary import Language, label, meaning
 from fullmesh.outcomes.estimate import Estimate, Infeasible
 from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text
-from fullmesh.outcomes.waterfall import Waterfall, waterfall
+from fullmesh.outcomes.waterfall import GROUPS, Waterfall, waterfall
 from fullmesh.output import formats
 from fullmesh.output.fields import pairs
 from fullmesh.units import si_prefix
@@ -74,7 +74,7 @@ def _waterfall_table(e: Estimate, fall: Waterfall, lang: Language) -> Table:
 
 def _communication_table(e: Estimate, fall: Waterfall, lang: Language) -> Table:
     out = table(label("communication", lang), "", label("step_time", lang) + ">", label("share", lang) + ">")
-    for key in COMMUNICATION:
+    for key in GROUPS["communication"]:
         out.add_row(label(key, lang), seconds(e.parts_s[key]), percent(e.part_share(key)))
     return out
 

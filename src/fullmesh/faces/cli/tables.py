@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fullmesh.glossary import Language, label
-from fullmesh.outcomes.waterfall import GROUPS
 from fullmesh.output.formats import gigabytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -37,6 +36,9 @@ def console(plain_width: int = PLAIN_WIDTH) -> Console:
     plain = bool(os.environ.get("NO_COLOR"))
     return Console(
         highlight=False,
+        # a name with brackets is a name
+        markup=False,
+        emoji=False,
         width=width,
         color_system=None if plain else "auto",
         force_terminal=False if plain else None,
@@ -106,10 +108,8 @@ OFFLOAD_NOTE = (
     "Optimizer states in host memory cost the copy of gradients and weights over the host link; the arithmetic of the "
     "host is taken to hide behind it."
 )
-COMMUNICATION = GROUPS["communication"]
 
 __all__ = [
-    "COMMUNICATION",
     "OFFLOAD_NOTE",
     "console",
     "gigabytes",
