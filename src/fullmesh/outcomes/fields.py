@@ -148,7 +148,9 @@ ESTIMATE_COLUMNS = columns(ESTIMATE_FIELDS)
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """All fields of a plan, and its label."""
-    return {"label": plan.label(), "num_devices": plan.num_devices} | dataclasses.asdict(plan)
+    values = dataclasses.asdict(plan)
+    fields = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    return {"label": plan.label(), "num_devices": plan.num_devices} | fields
 
 
 def plan_row(plan: Plan) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
 
 def limit_record(limit: Limit) -> dict[str, Any]:
     """A broken limit."""
-    return dataclasses.asdict(limit) | {"gap": limit.gap}
+    return dataclasses.asdict(limit) | {"levers": list(limit.levers), "gap": limit.gap}
 
 
 def _head(e: Estimate | Infeasible) -> dict[str, Any]:

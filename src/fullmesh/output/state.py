@@ -17,12 +17,13 @@ def record_types(*roots: type) -> dict[str, type]:
     """The dataclasses that the annotations of ``roots`` reach, by name: nothing else is ever made while loading."""
     found: dict[str, type] = {}
     todo: list[Any] = list(roots)
-    seen: set[int] = set()
+    # annotations are made when they are asked for: kept, so that no other takes the place of one seen
+    seen: dict[int, Any] = {}
     while todo:
         kind = todo.pop()
         if id(kind) in seen:
             continue
-        seen.add(id(kind))
+        seen[id(kind)] = kind
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             found[kind.__name__] = kind
             todo.extend(typing.get_type_hints(kind).values())

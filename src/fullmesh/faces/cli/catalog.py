@@ -268,7 +268,7 @@ def _description_tables(description: Description) -> list[Table]:
 def _structure_table(description: Description) -> Table:
     assert description.record is not None
     record, machine = description.record, description.record.machine
-    out = table(machine.name, "", "")
+    out = table(machine.name, "", "", leading=1)
     out.show_header = False
     rows = {
         "id": f"{machine.id}" + (f" (also {', '.join(record.aliases)})" if record.aliases else ""),

@@ -28,7 +28,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "simulate": (
         ("Where the step of a plan goes", f"fullmesh simulate {SCENARIO}"),
-        ("What one slow device does", f"fullmesh simulate {SCENARIO} --straggler rank=17:1.2"),
+        ("All figures for a program", f"fullmesh simulate {SCENARIO} --json"),
     ),
     "fabric": (
         ("Links, switches and bandwidth", "fullmesh fabric gb200-nvl72"),

@@ -76,7 +76,7 @@ def name_of(kind: str, lang: Language) -> str:
 
 
 def _summary(r: Replayed, run: Simulation, lang: Language) -> Table:
-    out = table(label("replay", lang), "", "")
+    out = table(label("replay", lang), "", "", leading=1)
     out.show_header = False
     memory = run.memory
     peak = int(memory.peak_bytes.argmax())

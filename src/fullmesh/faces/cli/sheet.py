@@ -13,7 +13,9 @@ from rich.text import Text
 
 # A column of text is not made narrower than this where words allow it.
 _TEXT_WIDTH = 16
-# Nor than this where words are folded because nothing else is left.
+# Names of lines get this much first.
+_NAME_WIDTH = 26
+# No text is narrower than this where words are folded because nothing else is left.
 _FOLDED_WIDTH = 8
 
 
@@ -89,7 +91,10 @@ class Sheet(Table):
             # words are folded, figures never
             given[max(texts, key=lambda i: given[i])] -= 1
             room += 1
-        for group in (texts, range(len(kept))):
+        # what names the lines stays on one line where there is room, then texts, then headings of figures
+        names = [i for i in texts if i < self.leading]
+        wanted = [min(w, _NAME_WIDTH) if i in names else w for i, w in enumerate(wanted)]
+        for group in (names, texts, range(len(kept))):
             while room > 0:
                 short = [i for i in group if given[i] < wanted[i]]
                 if not short:

@@ -49,7 +49,7 @@ def report(e: Estimate, lang: Language) -> list[Table | str]:
 
 
 def _summary(e: Estimate, lang: Language) -> Table:
-    out = table("", "", "")
+    out = table("", "", "", leading=1)
     out.show_header = False
     for name, text in pairs(ESTIMATE_FIELDS, e, "simulate", lang):
         out.add_row(name, text)
