@@ -14,6 +14,7 @@ from pathlib import Path
 LEVELS = [
     ["errors"],
     ["units", "glossary", "data", "files"],
+    ["output"],
     ["catalog"],
     ["machine", "workload"],
     ["plan"],

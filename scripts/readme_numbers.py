@@ -1,7 +1,8 @@
 """Writes the marked figures of README.md, README.zh-CN.md and docs/ again, from what the program prints today.
 
 A figure stands between ``<!--=KEY-->`` and ``<!--/-->``; so does a block: ``compare:LANG`` (a printed comparison),
-``groups: HEADER CELLS`` (errors by chip and model), ``options:COMMAND`` (a command's options). ``--keys`` lists all.
+``groups: HEADER CELLS`` (errors by chip and model), ``options:COMMAND`` (a command's options), ``plan-fields`` (the
+fields of a plan). ``--keys`` lists all.
 Run it after any change of a profile, a fact, a model or an option: ``python scripts/readme_numbers.py``
 (``make numbers``); ``--check`` only says what would change.
 """
@@ -231,6 +232,28 @@ def options_block(name: str) -> str:
     return "\n\n" + "\n".join(rows) + "\n\n"
 
 
+def plan_fields_block() -> str:
+    """The fields of a plan as a table, from their declaration."""
+    from fullmesh.plan.plan import FIELDS
+
+    def cell(text: str) -> str:
+        return text.replace("|", chr(92) + "|")
+
+    rows = ["| key of `[plan]` | values | default | Megatron | meaning | 含义 |", "|---|---|---|---|---|---|"]
+    for name, field in FIELDS.items():
+        default = {True: "true", False: "false", "": "", (): ""}.get(field.default, str(field.default))
+        names = (
+            [field.export] if isinstance(field.export, str) else {k for v in field.export.values() for k in v}
+        )
+        flags = ", ".join(f"`{n}`" for n in sorted(names) if n)
+        values = ", ".join(field.choices) if field.choices else field.expected
+        rows.append(
+            f"| `{name}` | {cell(values)} | {f'`{default}`' if default else ''} | {flags} | {cell(field.en)} | "
+            f"{cell(field.zh)} |"
+        )
+    return "\n\n" + "\n".join(rows) + "\n\n"
+
+
 def collect(validation: Path | None = None) -> Callable[[str], str]:
     """What each key stands for today; raises KeyError for a key that does not exist."""
     if validation is None:
@@ -247,6 +270,7 @@ def collect(validation: Path | None = None) -> Callable[[str], str]:
         f"compare:{lang}": compare_block(run("compare", MODEL, "--on", MACHINES, "--lang", lang))
         for lang in ("en", "zh")
     }
+    blocks["plan-fields"] = plan_fields_block()
 
     def value(key: str) -> str:
         if key.startswith("options:"):

@@ -10,16 +10,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fullmesh.study.pipeline import best_plans, compare, simulate
+    from fullmesh.outcomes.estimate import Estimate, Infeasible
+    from fullmesh.search.engine import SearchResult
+    from fullmesh.study.api import best_plans, chips, compare, machines, models, replay, simulate
+    from fullmesh.study.compare import Comparison
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "best_plans", "compare", "simulate"]
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "Infeasible",
+    "SearchResult",
+    "__version__",
+    "best_plans",
+    "chips",
+    "compare",
+    "machines",
+    "models",
+    "replay",
+    "simulate",
+]
+
+# where each public name lives: the study imports NumPy and the cost models, only when one of its names is asked for
+_HOMES = {
+    "Comparison": "fullmesh.study.compare",
+    "Estimate": "fullmesh.outcomes.estimate",
+    "Infeasible": "fullmesh.outcomes.estimate",
+    "SearchResult": "fullmesh.search.engine",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # the study imports NumPy and the cost models: only when one of its functions is asked for
-    if name in ("best_plans", "compare", "simulate"):
+    if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("fullmesh.study.pipeline"), name)
+        return getattr(importlib.import_module(_HOMES.get(name, "fullmesh.study.api")), name)
     raise AttributeError(f"module 'fullmesh' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,7 +9,7 @@ from fullmesh.evidence.mapping import Case, graph_setting, row_case, row_machine
 from fullmesh.evidence.published import is_headline, published_step_s
 from fullmesh.evidence.results import COLUMNS, ResultRow, _row, read_results
 from fullmesh.plan import RECIPES, Plan
-from fullmesh.plan.plan import check_plan
+from fullmesh.plan.plan import FIELDS, check_plan
 
 ROWS = read_results()
 BY_ID = {row.id: row for row in ROWS}
@@ -143,7 +143,7 @@ def test_every_framework_has_a_stack(row: ResultRow) -> None:
     stack, options = row_stack(row.framework, row.source, row.overlap_and_flags)
     assert stack
     assert "{" not in stack
-    assert set(options) <= set(Plan.__slots__)
+    assert set(options) <= set(FIELDS)
 
 
 @pytest.mark.parametrize("gpu", sorted({r.gpu for r in ROWS}))

@@ -15,7 +15,7 @@ import pytest
 from fullmesh.faces.cli import main as cli_main
 from fullmesh.faces.cli import options
 from fullmesh.glossary import load_glossary
-from fullmesh.study.pipeline import replay
+from fullmesh.study.api import replay
 from fullmesh.timeline.analysis import GROUP
 from fullmesh.timeline.engine.engines import ENGINES
 from oracles.trace_check import check_trace
@@ -224,7 +224,9 @@ def test_a_plan_that_does_not_fit_is_a_result(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "large.toml"
     path.write_text(SCENARIO.replace('"llama-3-8b"', '"llama-3.1-405b"'), encoding="utf-8")
     trace = tmp_path / "none.json"
-    r = record(run, str(path), "--straggler", "rank=1:1.2", "--trace", str(trace))
+    code, out, _ = run(str(path), "--straggler", "rank=1:1.2", "--trace", str(trace), "--json")
+    assert code == 3
+    r = json.loads(out)
     assert r["feasible"] is False
     assert r["limit"]["gap"] > 0
     assert not trace.exists()
@@ -276,5 +278,5 @@ def test_from_python(scenario: str) -> None:
 
 
 def test_a_comparison_does_without_the_compiler() -> None:
-    code = "import sys, fullmesh.study.pipeline, fullmesh.study.records; sys.exit('numba' in sys.modules)"
+    code = "import sys, fullmesh.study.api, fullmesh.study.fields; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

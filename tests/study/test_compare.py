@@ -15,10 +15,13 @@ from fullmesh.outcomes import intervals
 from fullmesh.outcomes.estimate import Estimate, estimate
 from fullmesh.outcomes.waterfall import GROUPS, waterfall
 from fullmesh.plan import Plan
-from fullmesh.study.compare import Comparison, choose_batch, compare_machines
+from fullmesh.study.api import compare
+from fullmesh.study.batch import choose_batch
+from fullmesh.study.compare import Comparison
+from fullmesh.study.fields import CSV_COLUMNS, comparison_record, comparison_rows
 from fullmesh.study.launch import launch_settings
-from fullmesh.study.records import CSV_COLUMNS, comparison_record, comparison_rows
-from fullmesh.study.sizing import size_machines
+from fullmesh.study.options import read_options
+from fullmesh.study.sizing import resized
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec, MoE
 
 ATTENTION = Attention(num_heads=32, num_kv_heads=8, head_dim=128)
@@ -37,7 +40,7 @@ MACHINES = ("cloudmatrix384", "gb200-nvl72", "h200")
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return compare_machines(MODEL, [load_machine(n) for n in MACHINES])
+    return compare(MODEL, MACHINES)
 
 
 def test_whole_supernodes_and_a_cluster_of_as_many_packages(comparison: Comparison) -> None:
@@ -93,7 +96,7 @@ def test_throughput_is_peak_times_use(comparison: Comparison) -> None:
 def test_equal_machines_are_a_tie() -> None:
     machine = load_machine("h200", num_devices=64)
     twin = dataclasses.replace(machine, id="twin", name="Twin")
-    c = compare_machines(MODEL, [machine, twin], resize=False, gbs=64)
+    c = compare(MODEL, [machine, twin], batch=64)
     assert c.ratios[0].ratio == pytest.approx(1.0)
     assert c.ratios[0].tie is not False
 
@@ -101,7 +104,7 @@ def test_equal_machines_are_a_tie() -> None:
 def test_a_machine_that_cannot_hold_the_model_is_a_column() -> None:
     small = load_machine("h200", num_devices=8)
     starved = dataclasses.replace(small, id="starved", chip=dataclasses.replace(small.chip, hbm_bytes=4e9))
-    c = compare_machines(MODEL, [starved, small], resize=False, gbs=64)
+    c = compare(MODEL, [starved, small], batch=64)
     assert c.columns[0].best is None
     assert c.columns[0].found.closest is not None
     assert c.columns[1].best is not None
@@ -136,16 +139,14 @@ def test_bounds_hold_the_step(comparison: Comparison) -> None:
 
 
 def test_a_missing_precision_is_substituted_and_named() -> None:
-    c = compare_machines(
-        MODEL, [load_machine("cloudmatrix384", num_devices=64)], resize=False, precision="fp8"
-    )
+    c = compare(MODEL, [load_machine("cloudmatrix384", num_devices=64)], precision="fp8")
     assert c.columns[0].found.precision == "bf16"
     assert "FP8" in c.columns[0].found.substituted
 
 
 @pytest.mark.parametrize("basis", ["devices", "packages", "power"])
 def test_sizes_are_equal_by_basis(basis: str) -> None:
-    machines = size_machines([load_machine(n) for n in MACHINES], basis)
+    machines = resized([load_machine(n) for n in MACHINES], basis)
     measure: Callable[[Machine], float] = {
         "devices": lambda m: m.num_devices,
         "packages": lambda m: m.num_packages,
@@ -157,7 +158,7 @@ def test_sizes_are_equal_by_basis(basis: str) -> None:
 
 def test_equal_money_needs_prices() -> None:
     with pytest.raises(ScenarioError, match="has no price"):
-        size_machines([load_machine(n) for n in MACHINES], "money")
+        resized([load_machine(n) for n in MACHINES], "money")
 
 
 def test_the_default_batch_divides_on_every_machine() -> None:
@@ -166,10 +167,10 @@ def test_the_default_batch_divides_on_every_machine() -> None:
         load_machine("gb200-nvl72"),
         load_machine("h200", num_devices=384),
     ]
-    gbs, note = choose_batch(MODEL, machines, 4096)
-    assert gbs % 9 == 0
-    assert gbs % 128 == 0
-    assert "Mi tokens" in note
+    batch = choose_batch(MODEL, machines, read_options(seq=4096))
+    assert batch.gbs % 9 == 0
+    assert batch.gbs % 128 == 0
+    assert "Mi tokens" in batch.note
 
 
 def test_more_compute_is_never_slower() -> None:
@@ -208,7 +209,7 @@ def test_ties_are_named_where_published_results_give_an_error(monkeypatch: pytes
         id="near",
         chip=dataclasses.replace(machine.chip, hbm_bytes_per_s=machine.chip.hbm_bytes_per_s * 1.05),
     )
-    c = compare_machines(MODEL, [machine, half, near], resize=False, gbs=64)
+    c = compare(MODEL, [machine, half, near], batch=64)
     by_pair = {frozenset((r.a.num_devices, r.b.num_devices)): r for r in c.ratios}
     tie, differs = by_pair[frozenset((64,))], by_pair[frozenset((64, 32))]
     assert tie.tie is True
@@ -224,14 +225,10 @@ def test_ties_are_named_where_published_results_give_an_error(monkeypatch: pytes
 
 def test_a_plan_with_memory_to_spare_stands_beside_a_tight_one() -> None:
     machine = load_machine("h200", num_devices=8)
-    first = compare_machines(MODEL, [machine], resize=False, gbs=64).columns[0].found.best
+    first = compare(MODEL, [machine], batch=64).columns[0].found.best
     assert first is not None
     tight = dataclasses.replace(machine.chip, hbm_bytes=first.memory_bytes * 1.01)
-    found = (
-        compare_machines(MODEL, [dataclasses.replace(machine, chip=tight)], resize=False, gbs=64)
-        .columns[0]
-        .found
-    )
+    found = compare(MODEL, [dataclasses.replace(machine, chip=tight)], batch=64).columns[0].found
     assert found.best is not None
     assert found.roomy is not None
     assert found.roomy.memory_bytes <= 0.92 * tight.hbm_bytes

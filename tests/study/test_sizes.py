@@ -10,7 +10,7 @@ import pytest
 
 from fullmesh.errors import FullmeshError, ModelError, ResultsError
 from fullmesh.evidence.results import SHIPPED_RESULTS, read_results, row_model
-from fullmesh.study.pipeline import best_plans, compare
+from fullmesh.study.api import best_plans, compare
 from fullmesh.workload.readers.huggingface import load_model
 
 LLAMA = {

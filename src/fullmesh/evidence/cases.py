@@ -161,12 +161,7 @@ def _join(cases: list[Case], groups: list[CaseGroup]) -> CaseTable:
         setting_index.append(g.setting_index + len(settings))
         settings.extend(g.settings)
         offset += len(g.plans)
-    plans = Plans(
-        **{
-            f.name: np.concatenate([getattr(g.plans, f.name) for g in groups])
-            for f in dataclasses.fields(Plans)
-        }
-    )
+    plans = Plans.concatenate([g.plans for g in groups])
     distinct = {s: i for i, s in enumerate(dict.fromkeys(settings))}
     remap = np.array([distinct[s] for s in settings], dtype=np.intp)
     return CaseTable(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,11 @@ from fullmesh.cost.step import PARTS, StepTime, step_time
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.outcomes.intervals import Interval, interval_for
+from fullmesh.output import formats
+from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
 from fullmesh.plan.plan import check_plan
-from fullmesh.units import duration
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.flops import model_flop_per_token
 
@@ -91,8 +94,8 @@ class StageEstimate:
     used_bytes: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Estimate(Result):
     """One plan in full.
 
     ``parts_s`` are the seconds of the waterfall and add up to ``step_s``; ``low_s`` and ``high_s`` are the bounds
@@ -128,13 +131,38 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"{self.plan.label()}: {duration(self.step_s)} a step, {self.tokens_per_s:,.0f} tokens/s, "
-            f"MFU {self.mfu:.1%}, {self.memory_bytes / 1e9:.1f} of {self.capacity_bytes / 1e9:.1f} GB"
+            f"{self.plan.label()}: {formats.seconds(self.step_s)} a step, {self.tokens_per_s:,.0f} tokens/s, "
+            f"MFU {formats.percent(self.mfu)}, {formats.gigabytes(self.memory_bytes)} of "
+            f"{formats.gigabytes(self.capacity_bytes)}"
         )
 
+    def summary(self) -> str:
+        """Model, machine and plan with its step."""
+        return f"{self.model.name} on {self.plan.num_devices:,} devices of {self.machine.name}, {self}"
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Infeasible:
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain values; see :class:`fullmesh.output.result.Result`."""
+        from fullmesh.outcomes.fields import estimate_record
+
+        return estimate_record(self)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row: plan and figures."""
+        from fullmesh.outcomes.fields import ESTIMATE_FIELDS, plan_row
+        from fullmesh.output.fields import row
+
+        return [plan_row(self.plan) | row(ESTIMATE_FIELDS, self)]
+
+    def html_rows(self) -> list[Sequence[str]]:
+        """Labels and figures."""
+        from fullmesh.outcomes.fields import ESTIMATE_FIELDS
+        from fullmesh.output.fields import pairs
+
+        return [("", self.plan.text()), *pairs(ESTIMATE_FIELDS, self, "simulate")]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Infeasible(Result):
     """A plan that cannot run: which limit, what is needed, what there is, and what would help."""
 
     model: ModelSpec
@@ -143,11 +171,30 @@ class Infeasible:
     limit: Limit
 
     def __str__(self) -> str:
-        needed, there = f"{self.limit.needed:.4g}", f"{self.limit.available:.4g} {self.limit.unit}".rstrip()
-        return (
-            f"{self.plan.label()}: cannot run, {self.limit.name} ({self.limit.where}): {needed} needed, {there} there; "
-            f"would help: {', '.join(self.limit.levers)}"
-        )
+        from fullmesh.outcomes.fields import limit_text
+
+        return f"cannot run: {limit_text(self)}"
+
+    def summary(self) -> str:
+        """Model, machine, plan and the limit that it breaks."""
+        return f"{self.model.name} on {self.machine.name}, {self.plan.label()}: {self.limit.name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plan and limit as plain values."""
+        from fullmesh.outcomes.fields import infeasible_record
+
+        return infeasible_record(self)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row: plan and limit."""
+        from fullmesh.outcomes.fields import plan_row
+
+        limit = {"limit": self.limit.name, "needed": self.limit.needed, "available": self.limit.available}
+        return [plan_row(self.plan) | limit]
+
+    def html_rows(self) -> list[Sequence[str]]:
+        """The limit and what would help."""
+        return [("", self.plan.text()), ("limit", str(self))]
 
 
 def estimate(model: ModelSpec, machine: Machine, plan: Plan) -> Estimate | Infeasible:

@@ -1,20 +1,35 @@
-"""One plan for people, a table of plans for the cost models. Both have the same fields."""
+"""One plan for people, a table of plans for the cost models. Both have the fields of one declaration."""
+
+# ruff: noqa: RUF009 - what stands as a default is a declaration, made once
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.errors import PlanError, did_you_mean
+from fullmesh.errors import PlanError
+from fullmesh.plan.declare import (
+    LARGEST,
+    SIZE_RANGE,
+    choice,
+    declarations,
+    names,
+    number,
+    share,
+    size,
+    switch,
+    text,
+)
 from fullmesh.plan.precision import RECIPES
 
 IntColumn = npt.NDArray[np.int64]
 FloatColumn = npt.NDArray[np.float64]
 BoolColumn = npt.NDArray[np.bool_]
+StrColumn = npt.NDArray[np.str_]
 
 SCHEDULES = ("1f1b", "gpipe", "zero-bubble", "dualpipe")
 RECOMPUTES = ("none", "selective", "full")
@@ -24,98 +39,183 @@ CP_KINDS = ("ring", "ulysses")
 TRAINABLES = ("all", "lora")
 PRECISIONS = tuple(RECIPES)
 
-# What `selective` may name; a plan's `recompute_modules` is a bit mask over these.
+# What `selective` may name; a column of `recompute_modules` is a bit mask over these.
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj")
+
+# The type of a number, a share, a switch, a choice, a tuple of names and a text: values in a plan, columns in a table.
+N = TypeVar("N")
+S = TypeVar("S")
+B = TypeVar("B")
+C = TypeVar("C")
+M = TypeVar("M")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One parallel plan.
+class PlanFields(Generic[N, S, B, C, M, T]):
+    """What a plan says, declared once; the order is that of labels, columns and records."""
 
-    Parameters
-    ----------
-    tp, cp, pp, dp, ep, etp : int
-        Tensor, context, pipeline, data, expert and expert-tensor parallel degrees; ``tp * cp * pp * dp`` devices.
-    vpp : int
-        Model chunks per pipeline rank (virtual stages).
-    mbs, gbs, seq : int
-        Micro-batch and global batch in sequences, sequence length in tokens.
-    sequence_parallel : bool
-        Norms and residuals are split over the tensor-parallel group.
-    cp_kind : {"ring", "ulysses"}
-    zero : int
-        0 replicated, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
-    shard : int
-        Devices over which ZeRO shards; 0 means all data-parallel ranks (smaller: HSDP).
-    recompute : {"none", "selective", "full"}
-    recompute_fraction : float
-        Share of the layers that recompute.
-    recompute_modules : tuple of str
-        What ``selective`` recomputes, of ``MODULES``.
-    offload_optimizer, offload_activations : float
-        Share kept in host memory.
-    schedule : {"1f1b", "gpipe", "zero-bubble", "dualpipe"}
-        ``1f1b`` with ``vpp > 1`` is the interleaved schedule.
-    layout : str
-        Layers of every chunk in the notation of Megatron's pipeline layout (``Et*4|(t*4|)*14tmL``), or empty.
-    tp_overlap, grad_overlap, param_overlap, p2p_overlap, ep_overlap : bool
-        Communication hidden behind computation: tensor-parallel, gradient reduction, parameter gather,
-        pipeline sends, expert dispatch and combine.
-    cuda_graph : {"none", "partial", "full"}
-    grouped_experts : bool
-        One grouped product over all local experts; otherwise the experts run one after another.
-    dispatcher : {"alltoall", "deepep", "hybridep", "allgather"}
-    precision : str
-        A key of ``RECIPES``.
-    fp8_params : bool
-        Parameters are gathered in FP8.
-    grad_bytes : int
-        Bytes an element takes in the gradient reduction.
-    trainable : {"all", "lora"}
-    flash_attention : bool
-        Scores are never written to memory.
-    compiled : bool
-        Element-wise work is fused (a graph compiler, or hand-fused kernels throughout).
-    stack : str
-        Software stack and generation (``nemo-26.04``); the key of the fitted effects of releases.
-    """
+    tp: N = size(
+        1, "tensor-parallel degree", "张量并行度",
+        export="tensor-model-parallel-size", brief="TP{}".format,
+    )  # fmt: skip
+    cp: N = size(
+        1, "context-parallel degree", "上下文并行度",
+        export="context-parallel-size", brief=lambda v: f" CP{v}" if v > 1 else "",
+    )  # fmt: skip
+    pp: N = size(
+        1, "pipeline-parallel degree", "流水线并行度",
+        export="pipeline-model-parallel-size", brief=lambda v: f" PP{v}" if v > 1 else "",
+    )  # fmt: skip
+    vpp: N = size(
+        1, "model chunks per pipeline rank (virtual stages)", "每个流水级的模型分块数(虚拟流水级)",
+        brief=lambda v: f"x{v}" if v > 1 else "",
+    )  # fmt: skip
+    ep: N = size(
+        1, "expert-parallel degree", "专家并行度",
+        export="expert-model-parallel-size", brief=lambda v: f" EP{v}" if v > 1 else "",
+    )  # fmt: skip
+    etp: N = size(
+        1, "expert-tensor-parallel degree", "专家张量并行度",
+        export="expert-tensor-parallel-size", brief=lambda v: f" ETP{v}" if v > 1 else "",
+    )  # fmt: skip
+    dp: N = size(
+        1, "data-parallel degree; `tp * cp * pp * dp` devices", "数据并行度;共用 `tp * cp * pp * dp` 个设备",
+        brief=" DP{}".format,
+    )  # fmt: skip
+    zero: N = number(
+        1, "0 replicated, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP)",
+        "0 不切分,1 切分优化器状态,2 再切分梯度,3 再切分参数(FSDP)",
+        allowed=range(4), expected="0, 1, 2 or 3", brief=lambda v: f" ZeRO-{v}" if v else " no ZeRO",
+        export={
+            1: {"use-distributed-optimizer": True},
+            2: {"use-distributed-optimizer": True},
+            3: {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": "optim_grads_params"},
+        },
+    )  # fmt: skip
+    shard: N = number(
+        0, "devices over which ZeRO shards; 0 for all data-parallel ranks (fewer: HSDP)",
+        "ZeRO 切分所跨的设备数;0 表示全部数据并行设备(更少即 HSDP)",
+        allowed=range(LARGEST + 1), expected="0 for all ranks, or a number of ranks",
+    )  # fmt: skip
+    mbs: N = size(
+        1, "micro-batch in sequences", "微批大小(序列数)", export="micro-batch-size", brief=" mbs {}".format
+    )
+    gbs: N = size(
+        1, "global batch in sequences", "全局批大小(序列数)", export="global-batch-size", option="--batch"
+    )
+    seq: N = size(4096, "sequence length in tokens", "序列长度(词元数)", export="seq-length", option="--seq")
+    sequence_parallel: B = switch(
+        True, "norms and residuals are split over the tensor-parallel group",
+        "归一化与残差在张量并行组内切分", export="sequence-parallel",
+    )  # fmt: skip
+    recompute: C = choice(
+        RECOMPUTES, "none", "which forward work is done again in the backward pass", "反向时重新计算哪些前向工作",
+        export={"full": {"recompute-granularity": "full", "recompute-method": "block"},
+                "selective": {"recompute-granularity": "selective"}},
+        brief=lambda v: "" if v == "none" else f" {v} recompute",
+    )  # fmt: skip
+    recompute_fraction: S = share(
+        1.0, "share of the layers that recompute", "重计算的层所占比例",
+        detail=lambda v: "" if v == 1.0 else f" ({100 * v:.0f} % of the layers)",
+    )  # fmt: skip
+    recompute_modules: M = names(
+        MODULES, "what `selective` recomputes; the attention core without any",
+        "`selective` 重计算的模块;不写则为注意力核心",
+        export="recompute-modules", detail=lambda v: f" ({', '.join(v)})" if v else "",
+    )  # fmt: skip
+    schedule: C = choice(
+        SCHEDULES, "1f1b", "order of the passes; `1f1b` with `vpp` above 1 is the interleaved one",
+        "流水线调度;`vpp` 大于 1 的 `1f1b` 即交错调度", brief=lambda v: "" if v == "1f1b" else f" {v}",
+    )  # fmt: skip
+    cp_kind: C = choice(
+        CP_KINDS, "ring", "how context-parallel attention exchanges", "上下文并行注意力的交换方式",
+        export={"ring": {"cp-comm-type": "p2p"}, "ulysses": {"cp-comm-type": "a2a"}},
+        detail=lambda v: ", Ulysses" if v == "ulysses" else "",
+    )  # fmt: skip
+    layout: T = text(
+        "layers of every chunk in Megatron's notation, `Et*4|(t*4|)*14tmL`",
+        "以 Megatron 记法给出每个分块的层,如 `Et*4|(t*4|)*14tmL`",
+    )
+    tp_overlap: B = switch(
+        True, "tensor-parallel communication may hide behind computation", "张量并行通信可被计算掩盖",
+        export="tp-comm-overlap",
+    )  # fmt: skip
+    grad_overlap: B = switch(
+        True, "the gradient reduction may hide", "梯度归约可被掩盖", export="overlap-grad-reduce"
+    )
+    param_overlap: B = switch(
+        True, "the parameter gather may hide", "参数聚合可被掩盖", export="overlap-param-gather"
+    )
+    p2p_overlap: B = switch(True, "pipeline sends may hide", "流水线收发可被掩盖")
+    ep_overlap: B = switch(
+        False, "expert dispatch and combine may hide", "专家分发与合并可被掩盖",
+        export="overlap-moe-expert-parallel-comm", detail=lambda v: ", EP overlap" if v else "",
+    )  # fmt: skip
+    offload_optimizer: S = share(
+        0.0, "share of the optimizer states in host memory; gradients and weights are copied over the host link",
+        "放在主机内存中的优化器状态比例;梯度与权重经主机链路拷贝",
+        detail=lambda v: ", optimizer in host memory" if v else "",
+    )  # fmt: skip
+    offload_activations: S = share(
+        0.0, "share of the activations in host memory; the copies are taken to hide",
+        "放在主机内存中的激活比例;假定拷贝可被掩盖",
+        detail=lambda v: ", activations in host memory" if v else "",
+    )  # fmt: skip
+    cuda_graph: C = choice(CUDA_GRAPHS, "none", "launches captured", "捕获的内核下发")
+    grouped_experts: B = switch(
+        True, "one grouped product over all local experts; otherwise they run one after another",
+        "本地专家合为一次分组矩阵乘;否则逐个计算",
+    )  # fmt: skip
+    dispatcher: C = choice(
+        DISPATCHERS, "alltoall", "how tokens reach their experts", "词元送达专家的方式",
+        export={
+            "alltoall": {"moe-token-dispatcher-type": "alltoall"},
+            "allgather": {"moe-token-dispatcher-type": "allgather"},
+            "deepep": {"moe-token-dispatcher-type": "flex", "moe-flex-dispatcher-backend": "deepep"},
+            "hybridep": {"moe-token-dispatcher-type": "flex", "moe-flex-dispatcher-backend": "hybridep"},
+        },
+    )  # fmt: skip
+    precision: C = choice(
+        PRECISIONS, "bf16", "recipe of the matrix products", "矩阵乘的精度方案", option="--precision",
+        export={
+            "bf16": {"bf16": True},
+            "fp16": {"fp16": True},
+            "fp8": {"bf16": True, "fp8-format": "hybrid", "fp8-recipe": "tensorwise"},
+            "fp8-block": {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "blockwise"},
+            "mxfp8": {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "mxfp8"},
+            "nvfp4": {"bf16": True, "fp4-format": "e2m1", "fp4-recipe": "nvfp4"},
+        },
+    )  # fmt: skip
+    fp8_params: B = switch(False, "parameters are gathered in FP8", "以 FP8 聚合参数")
+    grad_bytes: N = number(
+        4, "bytes an element takes in the gradient reduction", "梯度归约中每个元素的字节数",
+        allowed=(2, 4), expected="2 (BF16) or 4 (FP32)",
+    )  # fmt: skip
+    trainable: C = choice(
+        TRAINABLES,
+        "all",
+        "what is trained: all parameters, or adapters alone",
+        "训练的参数:全部,或仅适配器(LoRA)",
+    )
+    flash_attention: B = switch(True, "scores are never written to memory", "注意力分数不写入显存")
+    compiled: B = switch(
+        True, "element-wise work is fused (a graph compiler, or hand-fused kernels throughout)",
+        "逐元素运算已融合(图编译器,或全程手工融合算子)",
+    )  # fmt: skip
+    stack: T = text(
+        "software stack and generation (`nemo-26.04`), the key of the fitted effects of releases",
+        "软件栈与版本(如 `nemo-26.04`),版本拟合效应的键",
+    )
 
-    tp: int = 1
-    cp: int = 1
-    pp: int = 1
-    vpp: int = 1
-    dp: int = 1
-    ep: int = 1
-    etp: int = 1
-    mbs: int = 1
-    gbs: int = 1
-    seq: int = 4096
-    sequence_parallel: bool = True
-    cp_kind: str = "ring"
-    zero: int = 1
-    shard: int = 0
-    recompute: str = "none"
-    recompute_fraction: float = 1.0
-    recompute_modules: tuple[str, ...] = ()
-    offload_optimizer: float = 0.0
-    offload_activations: float = 0.0
-    schedule: str = "1f1b"
-    layout: str = ""
-    tp_overlap: bool = True
-    grad_overlap: bool = True
-    param_overlap: bool = True
-    p2p_overlap: bool = True
-    ep_overlap: bool = False
-    cuda_graph: str = "none"
-    grouped_experts: bool = True
-    dispatcher: str = "alltoall"
-    precision: str = "bf16"
-    fp8_params: bool = False
-    grad_bytes: int = 4
-    trainable: str = "all"
-    flash_attention: bool = True
-    compiled: bool = True
-    stack: str = ""
+
+FIELDS = declarations(PlanFields)
+CHOICES: dict[str, tuple[str, ...]] = {n: f.choices for n, f in FIELDS.items() if f.kind == "choice"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(PlanFields[int, float, bool, str, tuple[str, ...], str]):
+    """One parallel plan."""
 
     @property
     def num_devices(self) -> int:
@@ -129,37 +229,23 @@ class Plan:
 
     def label(self) -> str:
         """The plan as one short line."""
-        parts = [f"TP{self.tp}"]
-        if self.cp > 1:
-            parts.append(f"CP{self.cp}")
-        if self.pp > 1:
-            parts.append(f"PP{self.pp}" + (f"x{self.vpp}" if self.vpp > 1 else ""))
-        if self.ep > 1:
-            parts.append(f"EP{self.ep}" + (f" ETP{self.etp}" if self.etp > 1 else ""))
-        parts.append(f"DP{self.dp}")
-        parts.append(f"ZeRO-{self.zero}" if self.zero else "no ZeRO")
-        parts.append(f"mbs {self.mbs}")
-        if self.recompute != "none":
-            parts.append(f"{self.recompute} recompute")
-        if self.schedule != "1f1b":
-            parts.append(self.schedule)
-        return " ".join(parts)
+        return "".join(f.brief(getattr(self, name)) for name, f in FIELDS.items())
+
+    def text(self) -> str:
+        """The plan as one line, with what the label leaves out."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        return "".join(f.brief(values[name]) + f.detail(values[name]) for name, f in FIELDS.items())
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "schedule": SCHEDULES,
-    "recompute": RECOMPUTES,
-    "cuda_graph": CUDA_GRAPHS,
-    "dispatcher": DISPATCHERS,
-    "cp_kind": CP_KINDS,
-    "precision": PRECISIONS,
-    "trainable": TRAINABLES,
-}
-_POSITIVE = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "mbs", "gbs", "seq")
-_TEXT = ("layout", "stack")
-# batch, sequence and degrees up to here: their products are still exact in the columns
-LARGEST = 1_000_000_000
-SIZE_RANGE = f"from 1 to {LARGEST:,}"
+Plan.__doc__ = (
+    "One parallel plan.\n\n    Parameters\n    ----------\n"
+    + "".join(
+        f"    {f.name} : {'{' + ', '.join(f.choices) + '}' if f.kind == 'choice' else type(f.default).__name__}, "
+        f"default {f.default!r}\n        {f.en[:1].upper()}{f.en[1:]}.\n"
+        for f in FIELDS.values()
+    )
+    + "    "
+)
 
 
 def check_plan(plan: Plan, *, where: str = "plan") -> None:
@@ -168,35 +254,13 @@ def check_plan(plan: Plan, *, where: str = "plan") -> None:
     Raises
     ------
     PlanError
-        A degree below one, an unknown choice, a batch that does not divide, or contradicting options.
+        A value of a wrong type or out of range, an unknown choice, a batch that does not divide, or contradicting
+        options.
     """
-    for name in _POSITIVE:
-        value = getattr(plan, name)
-        if not 1 <= value <= LARGEST:
-            raise PlanError(f"{name} = {value}", where=where, expected=f"a whole number {SIZE_RANGE}")
-    for name, choices in CHOICES.items():
-        value = getattr(plan, name)
-        if value not in choices:
-            raise PlanError(
-                f"{name} = {value!r} is unknown", where=where, hint=did_you_mean(str(value), list(choices))
-            )
-    for module in plan.recompute_modules:
-        if module not in MODULES:
-            raise PlanError(
-                f"recompute module {module!r} is unknown",
-                where=where,
-                hint=did_you_mean(module, list(MODULES)),
-            )
-    if plan.shard < 0:
-        raise PlanError(
-            f"shard = {plan.shard}", where=where, expected="0 for all ranks, or a number of ranks"
-        )
-    if plan.grad_bytes not in (2, 4):
-        raise PlanError(f"grad_bytes = {plan.grad_bytes}", where=where, expected="2 (BF16) or 4 (FP32)")
+    for name, field in FIELDS.items():
+        field.check(getattr(plan, name), where=where)
     if plan.schedule == "dualpipe" and plan.pp > 1 and plan.pp % 2:
         raise PlanError(f"dualpipe on {plan.pp} stages", where=where, expected="an even number of stages")
-    if plan.zero not in (0, 1, 2, 3):
-        raise PlanError(f"zero = {plan.zero}", where=where, expected="0, 1, 2 or 3")
     if plan.gbs % (plan.mbs * plan.dp):
         near = max(1, round(plan.gbs / (plan.mbs * plan.dp))) * plan.mbs * plan.dp
         raise PlanError(
@@ -205,54 +269,18 @@ def check_plan(plan: Plan, *, where: str = "plan") -> None:
             expected=f"a multiple of mbs * dp = {plan.mbs * plan.dp}",
             hint=f"the nearest global batch is {near}",
         )
-    for name in ("recompute_fraction", "offload_optimizer", "offload_activations"):
-        value = getattr(plan, name)
-        if not 0.0 <= value <= 1.0:
-            raise PlanError(f"{name} = {value}", where=where, expected="a share between 0 and 1")
     if plan.seq % plan.cp:
         raise PlanError(f"sequence length {plan.seq} does not divide by cp = {plan.cp}", where=where)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plans:
+class Plans(PlanFields[IntColumn, FloatColumn, BoolColumn, IntColumn, IntColumn, StrColumn]):
     """Many plans as columns of equal length; choices are indices into the tuples of this module."""
 
-    tp: IntColumn
-    cp: IntColumn
-    pp: IntColumn
-    vpp: IntColumn
-    dp: IntColumn
-    ep: IntColumn
-    etp: IntColumn
-    mbs: IntColumn
-    gbs: IntColumn
-    seq: IntColumn
-    sequence_parallel: BoolColumn
-    cp_kind: IntColumn
-    zero: IntColumn
-    shard: IntColumn
-    recompute: IntColumn
-    recompute_fraction: FloatColumn
-    recompute_modules: IntColumn
-    offload_optimizer: FloatColumn
-    offload_activations: FloatColumn
-    schedule: IntColumn
-    layout: npt.NDArray[np.str_]
-    tp_overlap: BoolColumn
-    grad_overlap: BoolColumn
-    param_overlap: BoolColumn
-    p2p_overlap: BoolColumn
-    ep_overlap: BoolColumn
-    cuda_graph: IntColumn
-    grouped_experts: BoolColumn
-    dispatcher: IntColumn
-    precision: IntColumn
-    fp8_params: BoolColumn
-    grad_bytes: IntColumn
-    trainable: IntColumn
-    flash_attention: BoolColumn
-    compiled: BoolColumn
-    stack: npt.NDArray[np.str_]
+    def __post_init__(self) -> None:
+        for name in FIELDS:
+            # a column left out would be the default of one plan
+            assert isinstance(getattr(self, name), np.ndarray), f"the column {name} is missing"
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -260,40 +288,30 @@ class Plans:
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:
         """Columns of a sequence of plans."""
-        columns: dict[str, Any] = {}
-        for field in dataclasses.fields(Plan):
-            name = field.name
-            values: Iterable[Any] = (getattr(p, name) for p in plans)
-            if name in CHOICES:
-                index = {c: i for i, c in enumerate(CHOICES[name])}
-                columns[name] = np.array([index[v] for v in values], dtype=np.int64)
-            elif name == "recompute_modules":
-                columns[name] = np.array(
-                    [sum(1 << MODULES.index(m) for m in set(v)) for v in values], dtype=np.int64
-                )
-            elif name in _TEXT:
-                columns[name] = np.array(list(values), dtype=np.str_)
-            else:
-                kind = {bool: np.bool_, int: np.int64, float: np.float64}[type(field.default)]
-                columns[name] = np.array(list(values), dtype=kind)
-        return cls(**columns)
+        return cls(**{n: f.column([getattr(p, n) for p in plans]) for n, f in FIELDS.items()})
+
+    @classmethod
+    def repeat(cls, plan: Plan, length: int, columns: dict[str, npt.NDArray[Any]]) -> Plans:
+        """``length`` copies of a plan, but for the columns given (as codes where a field is a choice or names)."""
+        return cls(
+            **{
+                n: f.cast(columns[n]) if n in columns else f.filled(getattr(plan, n), length)
+                for n, f in FIELDS.items()
+            }
+        )
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[Plans]) -> Plans:
+        """The plans of several tables, one after another."""
+        return cls(**{n: np.concatenate([getattr(t, n) for t in tables]) for n in FIELDS})
 
     def take(self, index: npt.NDArray[Any]) -> Plans:
         """The plans at ``index`` (integers or a boolean mask)."""
-        return Plans(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+        return Plans(**{n: getattr(self, n)[index] for n in FIELDS})
 
     def plan(self, i: int) -> Plan:
         """Plan ``i`` as an object."""
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)[i]
-            if field.name in CHOICES:
-                values[field.name] = CHOICES[field.name][int(value)]
-            elif field.name == "recompute_modules":
-                values[field.name] = tuple(m for b, m in enumerate(MODULES) if int(value) >> b & 1)
-            else:
-                values[field.name] = value.item() if hasattr(value, "item") else str(value)
-        return Plan(**values)
+        return Plan(**{n: f.value(getattr(self, n)[i]) for n, f in FIELDS.items()})
 
     @property
     def num_devices(self) -> IntColumn:
@@ -311,3 +329,6 @@ class Plans:
         mask = np.where(selective & (self.recompute_modules == 0), 1, self.recompute_modules)
         named: BoolColumn = selective & ((mask >> MODULES.index(module) & 1) == 1)
         return named
+
+
+__all__ = ["CHOICES", "FIELDS", "LARGEST", "MODULES", "SIZE_RANGE", "Plan", "Plans", "check_plan"]

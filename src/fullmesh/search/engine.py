@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +22,10 @@ from fullmesh.outcomes.estimate import (
     supported_precision,
 )
 from fullmesh.outcomes.intervals import interval_for
+from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
-from fullmesh.plan.plan import LARGEST, SIZE_RANGE
+from fullmesh.plan.plan import FIELDS, LARGEST, SIZE_RANGE
 from fullmesh.plan.software import Software, software_of
 from fullmesh.search.space import Candidates, Question, candidates, devices_for_states, max_tp
 from fullmesh.workload import ModelSpec
@@ -45,8 +48,8 @@ class Rejection:
     meaning: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SearchResult(Result):
     """What a search found on one machine.
 
     Parameters
@@ -55,6 +58,8 @@ class SearchResult:
         None where nothing fits; then ``closest`` is the plan that comes nearest, with its limit and levers.
     second : Estimate or None
         The best plan of a really different layout (another tp, cp or pp, or parameters sharded instead).
+    whole : Estimate or None
+        Where the best plan leaves devices unused: the best one that uses all of them.
     ranked : tuple of Estimate
         The best plans, at most one for each layout (tp, cp, pp, ep, zero).
     pareto : tuple of Estimate
@@ -79,6 +84,7 @@ class SearchResult:
     rejected: tuple[Rejection, ...]
     best: Estimate | None
     second: Estimate | None
+    whole: Estimate | None
     ranked: tuple[Estimate, ...]
     pareto: tuple[Estimate, ...]
     num_ties: int
@@ -110,6 +116,53 @@ class SearchResult:
         if self.best is None or self.second is None:
             return math.nan
         return self.second.step_s / self.best.step_s - 1.0
+
+    @property
+    def whole_cost(self) -> float:
+        """How much more energy or money the best plan on all devices takes, as a share; nan where there is none."""
+        if self.best is None or self.whole is None:
+            return math.nan
+        return _device_seconds(self.whole) / _device_seconds(self.best) - 1.0
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.model.name} on {self.machine.num_devices:,} devices of {self.machine.name}, global batch "
+            f"{self.gbs:,} x {self.seq:,} tokens: {self.num_enumerated:,} plans enumerated, {self.num_fitting:,} fit"
+        )
+        return "\n".join([head, *(str(e) for e in self.ranked or (self.closest,))])
+
+    def summary(self) -> str:
+        """Model, machine and the best plan."""
+        return (
+            f"{self.model.name} on {self.machine.num_devices:,} devices of {self.machine.name}, "
+            f"best of {self.num_enumerated:,} plans: {self.best or self.closest}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        from fullmesh.search.fields import search_record
+
+        return search_record(self)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row a ranked plan."""
+        from fullmesh.search.fields import search_rows
+
+        return search_rows(self)
+
+    def html_rows(self) -> list[Sequence[str]]:
+        """One line a ranked plan."""
+        from fullmesh.outcomes.fields import ESTIMATE_FIELDS
+        from fullmesh.output.fields import cells, shown
+
+        fields = shown(ESTIMATE_FIELDS, "plan")
+        head = ["", *(f.label() for f in fields)]
+        lines = [[e.plan.text(), *cells(fields, e)] for e in self.ranked]
+        return [head, *lines] if lines else [head, [str(self.closest)]]
+
+
+def _device_seconds(e: Estimate) -> float:
+    return e.step_s * e.plan.num_devices
 
 
 def _leaves_room(e: Estimate) -> bool:
@@ -163,17 +216,43 @@ def search(
     PlanError
         The objective is unknown, or the batch does not divide on this machine.
     """
+    question = ask(
+        model, machine, gbs=gbs, seq=seq, precision=precision, objective=objective, offload=offload,
+        software=software,
+    )  # fmt: skip
+    found = candidates(question)
+    return rank(question, found, price(question, found), top=top)
+
+
+def ask(
+    model: ModelSpec,
+    machine: Machine,
+    *,
+    gbs: int,
+    seq: int,
+    precision: str = "bf16",
+    objective: str = "time",
+    offload: bool = False,
+    software: Software | None = None,
+) -> Question:
+    """The question of a search, with the precision that the chip has and the numbers of devices to consider.
+
+    Raises
+    ------
+    PlanError
+        A value is out of range.
+    """
     if objective not in OBJECTIVES:
-        raise PlanError(f"unknown objective {objective!r}", hint=did_you_mean(objective, list(OBJECTIVES)))
-    for name, value in (("global batch", gbs), ("sequence length", seq), ("number of plans", top)):
-        if not 1 <= value <= LARGEST:
-            raise PlanError(
-                f"{name} = {value}",
-                expected=f"a whole number {SIZE_RANGE}",
-                hint="leave it out, and one is chosen",
-            )
+        raise PlanError(
+            f"unknown objective {objective!r}",
+            where="--objective",
+            expected="one of " + ", ".join(OBJECTIVES),
+            hint=did_you_mean(str(objective), list(OBJECTIVES)),
+        )
+    for name, value in (("gbs", gbs), ("seq", seq), ("precision", precision)):
+        FIELDS[name].check(value, where=FIELDS[name].option)
     recipe, substituted = supported_precision(machine, precision)
-    question = Question(
+    return Question(
         model=model,
         machine=machine,
         gbs=gbs,
@@ -182,63 +261,129 @@ def search(
         num_devices=_sizes(machine, objective),
         software=software or software_of(machine),
         offload=offload,
+        objective=objective,
+        substituted=substituted,
     )
-    found = candidates(question)
-    _check_batch(question, found)
-    rejected = dict(found.rejected)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """Every candidate with its price, columns of shape ``(num_plans,)``.
+
+    Parameters
+    ----------
+    step_s, memory_bytes, cost : float array
+        ``cost`` is what the objective saves: seconds, or device-seconds for energy and money.
+    fits : bool array
+    nearest : Infeasible or None
+        Where nothing fits, the plan that comes nearest.
+    """
+
+    step_s: Floats
+    memory_bytes: Floats
+    cost: Floats
+    fits: npt.NDArray[np.bool_]
+    nearest: Infeasible | None
+
+
+def price(q: Question, found: Candidates) -> Priced:
+    """Price every candidate.
+
+    Raises
+    ------
+    PlanError
+        The batch divides over no layout.
+    """
+    _check_batch(q, found)
     evaluations = [
-        evaluate(model, machine, found.plans.take(np.arange(start, min(start + CHUNK, len(found.plans)))))
+        evaluate(q.model, q.machine, found.plans.take(np.arange(start, min(start + CHUNK, len(found.plans)))))
         for start in range(0, len(found.plans), CHUNK)
     ]
     step, memory, fits = _joined(evaluations)
-    if len(step) and not fits.all():
-        rejected["memory"] = rejected.get("memory", 0) + int((~fits).sum())
+    return Priced(
+        step_s=step,
+        memory_bytes=memory,
+        cost=step if q.objective == "time" else step * found.plans.num_devices,
+        fits=fits,
+        nearest=None if fits.any() else _closest(q, evaluations),
+    )
+
+
+def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchResult:
+    """The best plans of those priced, in full.
+
+    Parameters
+    ----------
+    top : int
+        Layouts to return.
+    """
+    if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= LARGEST:
+        raise PlanError(f"number of plans = {top!r}", where="--top", expected=f"a whole number {SIZE_RANGE}")
     nothing = SearchResult(
-        model=model,
-        machine=machine,
-        gbs=gbs,
-        seq=seq,
-        precision=recipe,
-        substituted=substituted,
-        objective=objective,
-        software=question.software,
+        model=q.model,
+        machine=q.machine,
+        gbs=q.gbs,
+        seq=q.seq,
+        precision=q.precision,
+        substituted=q.substituted,
+        objective=q.objective,
+        software=q.software,
         num_enumerated=found.num_enumerated,
-        num_priced=len(step),
-        num_fitting=int(fits.sum()),
-        rejected=tuple(
-            Rejection(reason=k, num_plans=v, meaning=_MEANING[k])
-            for k, v in sorted(rejected.items(), key=lambda item: -item[1])
-        ),
+        num_priced=len(priced.fits),
+        num_fitting=int(priced.fits.sum()),
+        rejected=_rejections(found, priced),
         best=None,
         second=None,
+        whole=None,
         ranked=(),
         pareto=(),
         num_ties=0,
         tie_ratio=math.nan,
-        closest=None,
+        closest=priced.nearest,
     )
-    if not fits.any():
-        return dataclasses.replace(nothing, closest=_closest(question, evaluations))
-    plans = found.plans
-    cost = step if objective == "time" else step * plans.num_devices
-    feasible = np.flatnonzero(fits)
+    if priced.nearest is not None:
+        return nothing
+    plans, cost, feasible = found.plans, priced.cost, np.flatnonzero(priced.fits)
     # the cheapest first; among equals the one that needs less memory, then the order of enumeration
-    order = feasible[np.lexsort((memory[feasible], cost[feasible]))]
+    order = feasible[np.lexsort((priced.memory_bytes[feasible], cost[feasible]))]
     leaders = _first_of_each(_layout(plans, order), order)
     best = int(leaders[0])
-    spread = interval_for(machine.chip.family, moe=model.is_moe, step_s=1.0).log_half_width * math.sqrt(2.0)
+    spread = interval_for(q.machine.chip.family, moe=q.model.is_moe, step_s=1.0).log_half_width * math.sqrt(
+        2.0
+    )
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
-    ranked = _estimates(model, machine, plans, leaders[:top])
-    second = next((i for i in leaders if _really_different(plans, int(i), best)), None)
-    front = _pareto(step, memory, feasible)
+
+    def full(index: npt.NDArray[np.intp] | list[int]) -> tuple[Estimate, ...]:
+        return tuple(_estimates(q.model, q.machine, plans, np.array(index, dtype=np.intp)))
+
+    def first(rows: Iterable[int]) -> Estimate | None:
+        i = next(iter(rows), None)
+        return None if i is None else full([i])[0]
+
+    all_devices = int(plans.num_devices[feasible].max())
+    ranked = full(leaders[:top])
     return dataclasses.replace(
         nothing,
         best=ranked[0],
-        second=None if second is None else _estimates(model, machine, plans, np.array([second]))[0],
-        ranked=tuple(ranked),
-        pareto=tuple(_estimates(model, machine, plans, front)),
+        second=first(int(i) for i in leaders if _really_different(plans, int(i), best)),
+        whole=None
+        if plans.num_devices[best] == all_devices
+        else first(int(i) for i in leaders if plans.num_devices[i] == all_devices),
+        ranked=ranked,
+        pareto=full(_pareto(priced.step_s, priced.memory_bytes, feasible)),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
+    )
+
+
+def _rejections(found: Candidates, priced: Priced) -> tuple[Rejection, ...]:
+    """How many plans broke which limit first, the most frequent first."""
+    rejected = dict(found.rejected)
+    if not priced.fits.all():
+        rejected["memory"] = rejected.get("memory", 0) + int((~priced.fits).sum())
+    return tuple(
+        Rejection(reason=k, num_plans=v, meaning=_MEANING[k])
+        for k, v in sorted(rejected.items(), key=lambda item: -item[1])
     )
 
 
@@ -259,7 +404,7 @@ def _check_batch(q: Question, found: Candidates) -> None:
     near = _nearest_batch(q)
     raise PlanError(
         f"the global batch {q.gbs} does not divide over data-parallel ranks on {n} devices of {q.machine.name}",
-        where="batch",
+        where="--batch",
         expected="a multiple of mbs x dp for some layout of these devices",
         hint=f"the nearest global batches that do are {' and '.join(str(b) for b in near)}",
     )

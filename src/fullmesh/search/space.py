@@ -14,7 +14,7 @@ from fullmesh.cost.memory import OPTIMIZER_BYTES
 from fullmesh.machine import Machine
 from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
-from fullmesh.plan.plan import CHOICES, CP_KINDS, MODULES
+from fullmesh.plan.plan import CP_KINDS, FIELDS, MODULES
 from fullmesh.plan.software import Software
 from fullmesh.workload import ModelSpec, MoE
 from fullmesh.workload.parameters import parameter_counts
@@ -47,6 +47,9 @@ class Question:
     software : Software
     offload : bool
         Consider keeping optimizer states in host memory.
+    objective : {"time", "energy", "money"}
+    substituted : str
+        Which precision was asked for and replaced, empty where none was.
     """
 
     model: ModelSpec
@@ -57,6 +60,8 @@ class Question:
     num_devices: tuple[int, ...]
     software: Software
     offload: bool = False
+    objective: str = "time"
+    substituted: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,27 +210,11 @@ def selective_modules(model: ModelSpec) -> tuple[str, ...]:
 
 
 def _as_plans(q: Question, grid: _Grid) -> Plans:
-    n = len(grid["tp"])
     base = Plan(gbs=q.gbs, seq=q.seq, precision=q.precision, stack=q.software.stack, **q.software.options)
     mask = sum(1 << MODULES.index(m) for m in selective_modules(q.model))
-    columns: dict[str, Any] = {}
-    for field in dataclasses.fields(Plan):
-        name = field.name
-        value = getattr(base, name)
-        if name in CHOICES:
-            value = CHOICES[name].index(value)
-        if name in grid.columns:
-            column: Any = grid[name]
-            columns[name] = column.astype(np.bool_) if isinstance(field.default, bool) else column
-        elif name == "recompute_modules":
-            columns[name] = np.where(grid["recompute"] == RECOMPUTES.index("selective"), mask, 0)
-        elif name == "recompute_fraction":
-            columns[name] = grid["percent"] / 100.0
-        elif name == "offload_optimizer" and "offload" in grid.columns:
-            columns[name] = grid["offload"].astype(np.float64)
-        elif isinstance(value, str):
-            columns[name] = np.full(n, value)
-        else:
-            kind = {bool: np.bool_, int: np.int64, float: np.float64}[type(value)]
-            columns[name] = np.full(n, value, dtype=kind)
-    return Plans(**columns)
+    columns: dict[str, np.ndarray[Any, Any]] = {n: c for n, c in grid.columns.items() if n in FIELDS}
+    columns["recompute_modules"] = np.where(grid["recompute"] == RECOMPUTES.index("selective"), mask, 0)
+    columns["recompute_fraction"] = grid["percent"] / 100.0
+    if "offload" in grid.columns:
+        columns["offload_optimizer"] = grid["offload"]
+    return Plans.repeat(base, len(grid["tp"]), columns)

@@ -5,31 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from fullmesh.catalog import Price
-from fullmesh.errors import ScenarioError, did_you_mean
 from fullmesh.machine import Machine
-from fullmesh.outcomes.estimate import Estimate, is_close
+from fullmesh.outcomes.estimate import Estimate, is_close, machine_power_w
 from fullmesh.outcomes.money import Money, money_of, time_to_tokens_s
 from fullmesh.outcomes.waterfall import Waterfall, waterfall
-from fullmesh.plan import RECIPES
-from fullmesh.plan.plan import LARGEST, SIZE_RANGE
-from fullmesh.search import SearchResult, search
+from fullmesh.output import formats
+from fullmesh.output.result import Result
+from fullmesh.search import SearchResult
+from fullmesh.study.batch import Batch
+from fullmesh.study.options import Options
 from fullmesh.study.reasons import reason
-from fullmesh.study.sizing import BASES, default_batch, size_machines
-from fullmesh.workload import Attention, ModelSpec
+from fullmesh.study.sizing import Sizes, size_key
+from fullmesh.workload import ModelSpec
 from fullmesh.workload.parameters import parameter_counts
-
-DEFAULT_TOKENS = 1e12
-
-# Tokens of a global batch by total parameters, near what published pretraining runs of that size use.
-_BATCH_TOKENS = (
-    (15e9, 4 * 2**20),
-    (50e9, 8 * 2**20),
-    (200e9, 16 * 2**20),
-    (2e12, 32 * 2**20),
-    (math.inf, 64 * 2**20),
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +98,8 @@ class Ratio:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Comparison(Result):
     """Everything that ``fullmesh compare`` prints.
 
     Parameters
@@ -151,135 +142,45 @@ class Comparison:
             lines.append(f"{r.a.name} / {r.b.name}: {r.ratio:.2f} times the tokens/s ({verdict}). {r.reason}")
         return "\n".join(lines)
 
-
-def compare_machines(
-    model: ModelSpec,
-    machines: Sequence[Machine],
-    *,
-    basis: str = "units",
-    resize: bool = True,
-    gbs: int | None = None,
-    seq: int | None = None,
-    precision: str = "bf16",
-    objective: str = "time",
-    num_tokens: float = DEFAULT_TOKENS,
-    prices: tuple[Price, ...] | None = None,
-    offload: bool = False,
-) -> Comparison:
-    """Search the best plan on each machine, for the same batch in tokens.
-
-    Parameters
-    ----------
-    machines : sequence of Machine
-    basis : str
-        One of :data:`fullmesh.study.sizing.BASES`.
-    resize : bool
-        Whether to size the machines by the basis; otherwise they stay as they are.
-    gbs, seq : int, optional
-        Global batch in sequences, and their length in tokens; chosen from the model where not given.
-    precision, objective : str
-    num_tokens : float
-        For the time and the money to train.
-    prices : tuple of Price, optional
-    offload : bool
-        Consider optimizer states in host memory.
-
-    Raises
-    ------
-    ScenarioError, PlanError
-        No machine, a machine twice, an unknown basis, precision or objective, a batch that divides nowhere.
-    """
-    if not machines:
-        raise ScenarioError(
-            "no machine to compare", hint="name some with --on, for instance gb200-nvl72,h200"
+    def summary(self) -> str:
+        """Model, machines and their step times."""
+        steps = (
+            f"{c.machine.name} " + ("does not fit" if c.best is None else formats.seconds(c.best.step_s))
+            for c in self.columns
         )
-    if precision not in RECIPES:
-        raise ScenarioError(f"unknown precision {precision!r}", hint=did_you_mean(precision, list(RECIPES)))
-    if not (math.isfinite(num_tokens) and num_tokens > 0):
-        raise ScenarioError(
-            f"{num_tokens:g} tokens", expected="a positive number of tokens", hint="for instance 300B or 15T"
-        )
-    for name, value in (("global batch", gbs), ("sequence length", seq)):
-        if value is not None and not 1 <= value <= LARGEST:
-            raise ScenarioError(
-                f"{name} = {value}",
-                expected=f"a whole number {SIZE_RANGE}",
-                hint="leave it out, and one is chosen from the model",
-            )
-    sized = size_machines(machines, basis, prices) if resize else list(machines)
-    ids = [(m.id, m.num_devices) for m in sized]
-    if len(set(ids)) != len(ids):
-        twice = next(m.name for m, key in zip(sized, ids, strict=True) if ids.count(key) > 1)
-        raise ScenarioError(
-            f"{twice} is named twice", where="--on", expected="each machine once", hint="leave one out"
-        )
-    beside = size_machines(machines, "packages", prices) if resize and basis == "units" else []
-    seq = seq or default_seq(model)
-    note = "as given"
-    if gbs is None:
-        gbs, note = choose_batch(model, [*sized, *beside], seq)
-    columns = [_column(model, m, gbs, seq, precision, objective, num_tokens, prices, offload) for m in sized]
-    known = dict(zip(ids, columns, strict=True))
-    equal = [
-        known.get((m.id, m.num_devices))
-        or _column(model, m, gbs, seq, precision, objective, num_tokens, prices, offload)
-        for m in beside
-    ]
-    if [c.machine.num_devices for c in equal] == [c.machine.num_devices for c in columns]:
-        equal = []
-    counts = parameter_counts(model)
-    return Comparison(
-        model=model,
-        parameters=counts.total,
-        active_parameters=counts.active,
-        gbs=gbs,
-        seq=seq,
-        batch_note=note,
-        precision=precision,
-        objective=objective,
-        basis=basis if resize else "as given",
-        num_tokens=num_tokens,
-        columns=tuple(columns),
-        ratios=_ratios(columns),
-        equal_packages=tuple(equal),
-        equal_ratios=_ratios(equal),
-    )
+        return f"{self.model.name}, global batch {self.gbs:,} x {self.seq:,} tokens, " + ", ".join(steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        from fullmesh.study.fields import comparison_record
+
+        return comparison_record(self)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row a machine and size."""
+        from fullmesh.study.fields import comparison_rows
+
+        return comparison_rows(self)
+
+    def html_rows(self) -> list[Sequence[str]]:
+        """One column a machine."""
+        from fullmesh.study.fields import column_fields
+
+        head = ["", *(c.machine.name for c in self.columns)]
+        fields = column_fields(self.num_tokens)
+        return [
+            head,
+            *(
+                [f.label(), *(f.text(c, "en") for c in self.columns)]
+                for f in fields
+                if f.text is not None and "compare" in f.tables
+            ),
+        ]
 
 
-def default_seq(model: ModelSpec) -> int:
-    """4,096 tokens; 8,192 for dense models with grouped-query attention; less where positions are learned."""
-    mixers = [layer.mixer for layer in model.layers if isinstance(layer.mixer, Attention)]
-    grouped = bool(mixers) and all(m.num_kv_heads < m.num_heads for m in mixers)
-    seq = 8192 if grouped and not model.is_moe else 4096
-    return min(seq, model.learned_positions) if model.learned_positions else seq
-
-
-def choose_batch(model: ModelSpec, machines: Sequence[Machine], seq: int) -> tuple[int, str]:
-    """A global batch for a model, and in words how it was chosen."""
-    total = parameter_counts(model).total
-    tokens = next(t for limit, t in _BATCH_TOKENS if total < limit)
-    gbs = default_batch(machines, tokens, seq)
-    return gbs, (
-        f"chosen: near {tokens / 2**20:g} Mi tokens for {total / 1e9:,.0f} B parameters, "
-        "and divisible on every machine"
-    )
-
-
-def _column(
-    model: ModelSpec,
-    machine: Machine,
-    gbs: int,
-    seq: int,
-    precision: str,
-    objective: str,
-    num_tokens: float,
-    prices: tuple[Price, ...] | None,
-    offload: bool,
-) -> Column:
-    found = search(
-        model, machine, gbs=gbs, seq=seq, precision=precision, objective=objective, top=5, offload=offload
-    )
-    best = found.best
+def weigh(found: SearchResult, num_tokens: float, prices: tuple[Price, ...] | None) -> Column:
+    """What follows from a search: where the step goes, what a run of ``num_tokens`` takes and costs."""
+    machine, best = found.machine, found.best
     racks = machine.racks_per_unit
     return Column(
         machine=machine,
@@ -287,10 +188,41 @@ def _column(
         waterfall=None if best is None else waterfall(best),
         money=None if best is None else money_of(best, num_tokens=num_tokens, prices=prices),
         time_to_tokens_s=None if best is None else time_to_tokens_s(best, num_tokens),
-        matrix_flop_per_s=machine.chip.matrix_flop_per_s[RECIPES[found.precision].linear]
-        * machine.num_devices,
+        matrix_flop_per_s=found.precision_flop_per_s * machine.num_devices,
         racks=None if racks is None else racks * machine.num_units,
-        power_w=None if machine.unit_power_w is None else machine.unit_power_w * machine.num_units,
+        power_w=machine_power_w(machine),
+    )
+
+
+def side_by_side(
+    model: ModelSpec, options: Options, batch: Batch, sizes: Sizes, columns: Sequence[Column]
+) -> Comparison:
+    """Machines beside each other, with their ratios.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        One for each of ``sizes.distinct``.
+    """
+    known = {size_key(c.machine): c for c in columns}
+    asked = [known[size_key(m)] for m in sizes.machines]
+    equal = [known[size_key(m)] for m in sizes.equal_packages]
+    counts = parameter_counts(model)
+    return Comparison(
+        model=model,
+        parameters=counts.total,
+        active_parameters=counts.active,
+        gbs=batch.gbs,
+        seq=batch.seq,
+        batch_note=batch.note,
+        precision=options.precision,
+        objective=options.objective,
+        basis=sizes.basis,
+        num_tokens=options.num_tokens,
+        columns=tuple(asked),
+        ratios=_ratios(asked),
+        equal_packages=tuple(equal),
+        equal_ratios=_ratios(equal),
     )
 
 
@@ -325,14 +257,3 @@ def _ratio(one: Column, other: Column) -> Ratio:
         tie=is_close(a, b) if known else None,
         reason=reason(a, b, waterfall(a), waterfall(b)),
     )
-
-
-__all__ = [
-    "BASES",
-    "Column",
-    "Comparison",
-    "Ratio",
-    "choose_batch",
-    "compare_machines",
-    "default_seq",
-]

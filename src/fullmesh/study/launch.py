@@ -11,75 +11,51 @@ from typing import Any
 from fullmesh.errors import ScenarioError
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.plan import Plan
-
-Setting = int | str | bool | list[str]
+from fullmesh.plan.declare import Setting
+from fullmesh.plan.plan import FIELDS
 
 
 def launch_settings(plan: Plan, num_layers: int) -> dict[str, Setting]:
     """Arguments of Megatron's ``pretrain_gpt.py`` without the leading dashes, only those that a plan decides.
+
+    Their names stand with the fields of a plan; here stands what depends on several fields or on the model.
 
     Parameters
     ----------
     num_layers : int
         Of the model, for the layers of a virtual stage.
     """
-    out: dict[str, Setting] = {
-        "tensor-model-parallel-size": plan.tp,
-        "pipeline-model-parallel-size": plan.pp,
-        "context-parallel-size": plan.cp,
-        "micro-batch-size": plan.mbs,
-        "global-batch-size": plan.gbs,
-        "seq-length": plan.seq,
-    }
-    if plan.ep > 1:
-        out |= {"expert-model-parallel-size": plan.ep, "expert-tensor-parallel-size": plan.etp}
-        out["moe-token-dispatcher-type"] = {"deepep": "flex", "hybridep": "flex"}.get(
-            plan.dispatcher, plan.dispatcher
-        )
-        if plan.dispatcher in ("deepep", "hybridep"):
-            out["moe-flex-dispatcher-backend"] = plan.dispatcher
-        if plan.ep_overlap:
-            out["overlap-moe-expert-parallel-comm"] = True
+    out: dict[str, Setting] = {}
+    for name, field in FIELDS.items():
+        value = getattr(plan, name)
+        if not _matters(plan, name):
+            continue
+        if not isinstance(field.export, str):
+            out |= field.export.get(value, {})
+        elif field.export and value:
+            out[field.export] = list(value) if isinstance(value, tuple) else value
     if plan.vpp > 1 and num_layers % (plan.pp * plan.vpp) == 0:
         out["num-layers-per-virtual-pipeline-stage"] = num_layers // (plan.pp * plan.vpp)
     elif plan.vpp > 1:
         out["num-virtual-stages-per-pipeline-rank"] = plan.vpp
-    if plan.tp > 1 and plan.sequence_parallel:
-        out["sequence-parallel"] = True
-        if plan.tp_overlap:
-            out["tp-comm-overlap"] = True
-    if plan.cp > 1:
-        out["cp-comm-type"] = "p2p" if plan.cp_kind == "ring" else "a2a"
-    if plan.zero in (1, 2):
-        out["use-distributed-optimizer"] = True
-    elif plan.zero == 3:
-        out |= {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": "optim_grads_params"}
-    if plan.grad_overlap:
-        out["overlap-grad-reduce"] = True
-    if plan.param_overlap and plan.zero:
-        out["overlap-param-gather"] = True
     if plan.recompute == "full":
-        per_stage = max(1, round(plan.recompute_fraction * num_layers / plan.pp))
-        out |= {
-            "recompute-granularity": "full",
-            "recompute-method": "block",
-            "recompute-num-layers": per_stage,
-        }
-    elif plan.recompute == "selective":
-        out["recompute-granularity"] = "selective"
-        if plan.recompute_modules:
-            out["recompute-modules"] = list(plan.recompute_modules)
+        out["recompute-num-layers"] = max(1, round(plan.recompute_fraction * num_layers / plan.pp))
     if plan.offload_optimizer:
         out["optimizer-cpu-offload"] = True
-    precisions: dict[str, dict[str, Setting]] = {
-        "bf16": {"bf16": True},
-        "fp16": {"fp16": True},
-        "fp8": {"bf16": True, "fp8-format": "hybrid", "fp8-recipe": "tensorwise"},
-        "fp8-block": {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "blockwise"},
-        "mxfp8": {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "mxfp8"},
-        "nvfp4": {"bf16": True, "fp4-format": "e2m1", "fp4-recipe": "nvfp4"},
-    }
-    return out | precisions.get(plan.precision, {})
+    return out
+
+
+def _matters(plan: Plan, name: str) -> bool:
+    """Whether a field decides anything beside the others of its plan."""
+    if name in ("ep", "etp", "dispatcher", "ep_overlap"):
+        return plan.ep > 1
+    if name in ("sequence_parallel", "tp_overlap"):
+        return plan.tp > 1 and plan.sequence_parallel
+    return {
+        "cp_kind": plan.cp > 1,
+        "param_overlap": plan.zero > 0,
+        "recompute_modules": plan.recompute == "selective",
+    }.get(name, True)
 
 
 def write_launch(e: Estimate, path: Path) -> None:

@@ -1,222 +1,108 @@
-"""The pipeline on one screen: names in, a comparison, a search or one estimate out."""
+"""The pipeline on one screen: every stage by name and in order, with what it takes and what it gives.
+
+    read_options, read_model,       words, numbers, files          Options, ModelSpec,
+    read_machines, read_prices                                     Machines, Prices
+    size_machines                   Machines, basis                Machines of comparable size
+    choose_batch                    ModelSpec, Machines, Options   Batch
+    ask                             ModelSpec, Machine, Batch      Question
+    candidates                      Question                       Candidates: plans that break no rule
+    price                           Question, Candidates           Priced: columns of seconds and bytes
+    rank                            Question, Candidates, Priced   SearchResult: the best plans as Estimates
+    weigh                           SearchResult, tokens, Prices   Column: waterfall, money, time of a run
+    side_by_side                    Columns                        Comparison: ratios, ties, reasons
+    estimate, replay_plan           one plan                       Estimate, Replayed
+
+The functions of :mod:`fullmesh.study.api` and the commands call what stands here; :mod:`fullmesh.output` prints it.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullmesh.catalog import Price, load_prices
-from fullmesh.errors import ScenarioError
-from fullmesh.machine import load_machine
+from fullmesh.catalog import Price
+from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
-from fullmesh.search import SearchResult, search
-from fullmesh.study.compare import DEFAULT_TOKENS, Comparison, choose_batch, compare_machines, default_seq
-from fullmesh.study.launch import write_launch
+from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
+from fullmesh.search.space import Candidates, Question, candidates
+from fullmesh.study.batch import Batch, choose_batch
+from fullmesh.study.compare import Column, Comparison, side_by_side, weigh
+from fullmesh.study.options import Options
 from fullmesh.study.scenario import Scenario, load_scenario
+from fullmesh.study.sizing import Sizes, size_machines
 from fullmesh.workload import ModelSpec
-from fullmesh.workload.readers.huggingface import load_model
 
 if TYPE_CHECKING:
     from fullmesh.replay.replayed import Replayed
+    from fullmesh.timeline.perturb import Perturbation
 
-DEFAULT_MACHINES = ("cloudmatrix384", "gb200-nvl72", "h200")
-
-
-def compare(
-    model: str | Path | ModelSpec,
-    on: str | Sequence[str] = DEFAULT_MACHINES,
-    *,
-    chips: int | Sequence[int] | None = None,
-    batch: int | None = None,
-    seq: int | None = None,
-    precision: str = "bf16",
-    objective: str = "time",
-    basis: str = "units",
-    tokens: float | str = DEFAULT_TOKENS,
-    prices: str | Path | None = None,
-    offload: bool = False,
-) -> Comparison:
-    """The best plan for a model on each machine, side by side.
-
-    Parameters
-    ----------
-    model : str, path or ModelSpec
-        A shipped name, a ``config.json`` or a folder that holds one.
-    on : str or sequence of str
-        Machines of the catalog or machine files; a string may name several, separated by commas.
-    chips : int or sequence of int, optional
-        Devices (dies of a 910C) on every machine, or one number for each; otherwise ``basis`` decides.
-    batch, seq : int, optional
-        Global batch in sequences, sequence length in tokens.
-    precision : str
-        A recipe; what a chip lacks is substituted, and the result says so.
-    objective : {"time", "energy", "money"}
-    basis : {"units", "devices", "packages", "power", "money"}
-    tokens : float or str
-        Tokens of a training run (``"15T"``).
-    prices : path, optional
-        A price file instead of the shipped one.
-    offload : bool
-        Consider optimizer states in host memory.
-
-    Raises
-    ------
-    FullmeshError
-        Something is unknown or does not divide; the message says what and what would.
-    """
-    names = [n.strip() for n in (on.split(",") if isinstance(on, str) else on) if n.strip()]
-    counts = _counts(chips, len(names))
-    machines = [load_machine(n, num_devices=c) for n, c in zip(names, counts, strict=True)]
-    return compare_machines(
-        model if isinstance(model, ModelSpec) else load_model(model),
-        machines,
-        basis=basis,
-        resize=chips is None,
-        gbs=batch,
-        seq=seq,
-        precision=precision,
-        objective=objective,
-        num_tokens=parse_tokens(tokens),
-        prices=price_list(prices),
-        offload=offload,
-    )
+# Layouts that a comparison keeps of each machine.
+COMPARED_LAYOUTS = 5
 
 
-def best_plans(
-    model: str | Path | ModelSpec,
-    on: str,
-    *,
-    chips: int | None = None,
-    batch: int | None = None,
-    seq: int | None = None,
-    precision: str = "bf16",
-    objective: str = "time",
-    top: int = 10,
-    offload: bool = False,
-) -> SearchResult:
-    """The best plans for a model on one machine, ties, Pareto front, and why the rest was rejected.
-
-    Parameters are those of :func:`compare`; ``top`` is the number of layouts, ``offload`` considers optimizer states
-    in host memory.
-    """
-    spec = model if isinstance(model, ModelSpec) else load_model(model)
-    machine = load_machine(on, num_devices=chips)
-    length = default_seq(spec) if seq is None else seq
-    gbs = batch
-    if gbs is None:
-        gbs, _ = choose_batch(spec, [machine], length)
-    return search(
-        spec,
+def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options) -> Question:
+    """The question that the options put to one machine."""
+    return ask(
+        model,
         machine,
-        gbs=gbs,
-        seq=length,
-        precision=precision,
-        objective=objective,
-        top=top,
-        offload=offload,
+        gbs=batch.gbs,
+        seq=batch.seq,
+        precision=options.precision,
+        objective=options.objective,
+        offload=options.offload,
     )
 
 
-def simulate(scenario: str | Path | Scenario) -> Estimate | Infeasible:
-    """One plan in full, from a scenario file.
+def best_of(question: Question, *, top: int) -> SearchResult:
+    """The best plans for one question."""
+    found: Candidates = candidates(question)
+    priced: Priced = price(question, found)
+    return rank(question, found, priced, top=top)
 
-    Raises
-    ------
-    FullmeshError
-        The file has a mistake, or the plan contradicts itself or needs more devices than there are.
-    """
+
+def search_machine(model: ModelSpec, machine: Machine, options: Options, *, top: int) -> SearchResult:
+    """The best plans for a model on one machine."""
+    batch: Batch = choose_batch(model, [machine], options)
+    return best_of(ask_about(model, machine, batch, options), top=top)
+
+
+def compare_machines(
+    model: ModelSpec,
+    machines: Sequence[Machine],
+    options: Options,
+    *,
+    resize: bool,
+    prices: tuple[Price, ...] | None,
+) -> Comparison:
+    """The best plan for a model on each machine, for the same batch; ``resize`` sizes the machines by the basis."""
+    sizes: Sizes = size_machines(machines, options.basis, prices, resize=resize)
+    batch: Batch = choose_batch(model, sizes.distinct, options)
+    columns: list[Column] = []
+    for machine in sizes.distinct:
+        found: SearchResult = best_of(ask_about(model, machine, batch, options), top=COMPARED_LAYOUTS)
+        columns.append(weigh(found, options.num_tokens, prices))
+    return side_by_side(model, options, batch, sizes, columns)
+
+
+def simulate_scenario(scenario: str | Path | Scenario) -> Estimate | Infeasible:
+    """One plan in full, from a scenario file."""
     s = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     return estimate(s.model, s.machine, s.plan)
 
 
-def replay(
+def replay_scenario(
     scenario: str | Path | Scenario,
     *,
-    stragglers: Sequence[str] = (),
-    jitter: str = "",
-    engine: str | None = None,
-    every_rank: bool = False,
+    perturbation: Perturbation | None,
+    engine: str | None,
+    every_rank: bool,
 ) -> Replayed | Infeasible:
-    """One plan in full with its step replayed task by task.
-
-    Parameters
-    ----------
-    stragglers : sequence of str
-        What differs, as ``rank=17:1.2``, ``stage=3:1.1``, ``link=17:2``, ``link=17-25:2`` or ``expert=17:1.5``.
-    jitter : str
-        A spread of every task, as ``0.05`` or ``lognormal:0.05:7``.
-    engine : str, optional
-        ``maxplus``, ``event``, ``contention`` or ``fabric``; the cheapest exact one if absent.
-    every_rank : bool
-        A row for every device, even for equal ones.
-
-    Raises
-    ------
-    FullmeshError
-        As :func:`simulate`; or something cannot be read, or names a device that the plan does not use.
-    """
-    # the timeline compiles its kernels when it is imported; a comparison does without
+    """One plan in full with its step replayed task by task."""
+    # the timeline compiles its kernels when it is imported; everything above does without
     from fullmesh.replay.replayed import replay_plan
-    from fullmesh.timeline.perturb import parse_perturbation
 
-    disturbed = bool(stragglers or jitter)
-    perturbation = parse_perturbation(tuple(stragglers), jitter) if disturbed else None
-    result = simulate(scenario)
+    result = simulate_scenario(scenario)
     if isinstance(result, Infeasible):
         return result
     return replay_plan(result, engine=engine, perturbation=perturbation, every_rank=every_rank)
-
-
-def export_launch(found: SearchResult, path: Path) -> None:
-    """Write the best plan of a search as launch settings: JSON or TOML by the file's ending.
-
-    Raises
-    ------
-    ScenarioError
-        Nothing fits, or the file cannot be written or has another ending.
-    """
-    if found.best is None:
-        raise ScenarioError("no plan fits, so there is nothing to export", where=str(path))
-    write_launch(found.best, path)
-
-
-def price_list(path: str | Path | None) -> tuple[Price, ...] | None:
-    """A user's price file, None for the shipped one."""
-    return None if path is None else load_prices(path)
-
-
-def parse_tokens(value: float | str) -> float:
-    """``"15T"`` is 15e12, ``"300B"`` 300e9, ``"1e12"`` itself.
-
-    Raises
-    ------
-    ScenarioError
-        Not a positive number of tokens.
-    """
-    if isinstance(value, int | float):
-        return float(value)
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([KMGBTkmgbt]?)(?:tokens)?\s*", value)
-    if match is None or float(match[1]) <= 0:
-        raise ScenarioError(
-            f"cannot read {value!r} as tokens", expected="a positive number", hint="for instance 300B or 15T"
-        )
-    factor = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}[match[2].lower()]
-    return float(match[1]) * factor
-
-
-def _counts(chips: int | Sequence[int] | None, num: int) -> list[int | None]:
-    if chips is None:
-        return [None] * num
-    counts = [chips] if isinstance(chips, int) else list(chips)
-    if len(counts) == 1:
-        counts *= num
-    if len(counts) != num:
-        raise ScenarioError(
-            f"{len(counts)} numbers of chips for {num} machines",
-            where="--chips",
-            expected="one number for all machines, or one for each",
-            hint="separate them by commas, in the order of --on",
-        )
-    return list(counts)

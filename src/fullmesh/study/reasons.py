@@ -79,7 +79,7 @@ def _phrase(
             f"waiting in the pipeline {takes} (PP {fast.plan.pp} with {fast.plan.num_microbatches} micro-batches "
             f"against PP {slow.plan.pp} with {slow.plan.num_microbatches})"
         )
-    return f"optimizer, fixed and straggler time {takes}"
+    return f"optimizer, once-a-step and straggler time {takes}"
 
 
 def _percent(value: float) -> str:

@@ -13,7 +13,8 @@ from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.file_form import SourceLines
 from fullmesh.outcomes.estimate import supported_precision
 from fullmesh.plan import Plan
-from fullmesh.plan.plan import check_plan
+from fullmesh.plan.declare import PlanField
+from fullmesh.plan.plan import FIELDS, check_plan
 from fullmesh.plan.software import software_of
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers.huggingface import load_model
@@ -144,14 +145,13 @@ def _machine(path: Path, table: dict[str, Any], lines: SourceLines) -> Machine:
 
 
 def _plan(table: dict[str, Any], machine: Machine, model: ModelSpec, lines: SourceLines) -> Plan:
-    known = {f.name: f for f in dataclasses.fields(Plan)}
     software = software_of(machine)
     values: dict[str, Any] = {"stack": software.stack, **software.options}
     for key, value in table.items():
         where = lines.where(("plan", key))
-        if key not in known:
-            raise ScenarioError(f"unknown key {key!r}", where=where, hint=did_you_mean(key, list(known)))
-        values[key] = _plan_value(key, value, known[key].default, where)
+        if key not in FIELDS:
+            raise ScenarioError(f"unknown key {key!r}", where=where, hint=did_you_mean(key, list(FIELDS)))
+        values[key] = _plan_value(FIELDS[key], value, where)
     if "gbs" not in table:
         raise ScenarioError(
             "the plan has no global batch",
@@ -192,17 +192,17 @@ def _plan(table: dict[str, Any], machine: Machine, model: ModelSpec, lines: Sour
     return plan
 
 
-def _plan_value(key: str, value: Any, default: Any, where: str) -> Any:
-    if isinstance(default, tuple):
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise ScenarioError(f"{key} = {value!r}", where=where, expected="a list of strings", hint=_HINT)
-        return tuple(value)
-    out = _typed(value, type(default), where)
-    if isinstance(out, int | float) and not isinstance(out, bool) and out < 0:
-        raise ScenarioError(
-            f"{key} = {value} is negative", where=where, expected="a number of at least 0", hint=_HINT
-        )
-    return out
+def _plan_value(field: PlanField, value: Any, where: str) -> Any:
+    """A value of the file as the plan holds it; the field itself says what is allowed."""
+    if field.kind == "names" and isinstance(value, list):
+        value = tuple(value)
+    if field.kind == "share" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    try:
+        field.check(value, where=where)
+    except PlanError as error:
+        raise PlanError(error.what, where=where, expected=error.expected, hint=error.hint or _HINT) from None
+    return value
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:

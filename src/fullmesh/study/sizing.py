@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -18,10 +19,66 @@ def is_supernode(machine: Machine) -> bool:
     return machine.devices_per_unit > machine.devices_per_node
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The machines of a comparison in their sizes.
+
+    Parameters
+    ----------
+    basis : str
+        What is equal, ``as given`` where the sizes were given.
+    machines : tuple of Machine
+        In the order asked.
+    equal_packages : tuple of Machine
+        The same ones with equal numbers of packages, where whole supernodes are compared and differ in them.
+    """
+
+    basis: str
+    machines: tuple[Machine, ...]
+    equal_packages: tuple[Machine, ...]
+
+    @property
+    def distinct(self) -> list[Machine]:
+        """Every machine and size once."""
+        return list({size_key(m): m for m in (*self.machines, *self.equal_packages)}.values())
+
+
+def size_key(machine: Machine) -> tuple[str, int]:
+    """What two equal columns of a comparison share."""
+    return machine.id, machine.num_devices
+
+
 def size_machines(
+    machines: Sequence[Machine],
+    basis: str,
+    prices: tuple[Price, ...] | None = None,
+    *,
+    resize: bool = True,
+) -> Sizes:
+    """Size the machines of a comparison by ``basis``, or leave them as they are.
+
+    Raises
+    ------
+    ScenarioError
+        The basis is unknown, a machine is named twice, or has no published power or no price.
+    """
+    sized = resized(machines, basis, prices) if resize else list(machines)
+    keys = [size_key(m) for m in sized]
+    twice = next((m.name for m in sized if keys.count(size_key(m)) > 1), None)
+    if twice is not None:
+        raise ScenarioError(
+            f"{twice} is named twice", where="--on", expected="each machine once", hint="leave one out"
+        )
+    beside = resized(machines, "packages", prices) if resize and basis == "units" else []
+    if [size_key(m) for m in beside] == keys:
+        beside = []
+    return Sizes(basis=basis if resize else "as given", machines=tuple(sized), equal_packages=tuple(beside))
+
+
+def resized(
     machines: Sequence[Machine], basis: str, prices: tuple[Price, ...] | None = None
 ) -> list[Machine]:
-    """Resize machines so that they are equal by ``basis``.
+    """Machines in sizes that are equal by ``basis``.
 
     ``units`` keeps one whole supernode each, and gives clusters as many packages as the largest supernode has; among
     clusters alone all get the packages of the largest default. The other bases take the first machine's default size

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fullmesh.catalog.facts import COLUMNS, Fact
+from fullmesh.faces.cli.tables import show as show_tables
+from fullmesh.faces.cli.tables import table
 from fullmesh.machine.describe import (
     Description,
     all_chips,
@@ -42,8 +43,7 @@ _UNITS = {
     "count": "",
     "ratio": "",
 }
-_PLAIN_WIDTH = 10_000  # where standard output is not a terminal, a row is one line
-_MIN_WIDTH = 110  # below this tables would lose columns; a narrower terminal wraps their lines instead
+_PLAIN_WIDTH = 10_000  # where standard output is no terminal and COLUMNS is not set, a row is one line
 
 
 @click.group(
@@ -146,12 +146,7 @@ def _write_csv(facts: Sequence[Fact]) -> None:
 
 
 def _print(*tables: Table) -> None:
-    from rich.console import Console
-
-    width = max(Console().width, _MIN_WIDTH) if sys.stdout.isatty() else _PLAIN_WIDTH
-    console = Console(highlight=False, width=width)
-    for table in tables:
-        console.print(table)
+    show_tables(*tables, plain_width=_PLAIN_WIDTH)
 
 
 class _Sources:
@@ -164,21 +159,10 @@ class _Sources:
         return str(self._numbers.setdefault((source, date), len(self._numbers) + 1))
 
     def table(self) -> Table:
-        table = _table("Sources", "no.>", "source", "date")
+        out = table("Sources", "no.>", "source", "date")
         for (source, date), number in self._numbers.items():
-            table.add_row(str(number), source, date)
-        return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
-        table.add_column(column.removesuffix(">"), justify=justify, overflow="fold")
-    return table
+            out.add_row(str(number), source, date)
+        return out
 
 
 def _amount(si_value: float, dimension: str) -> str:
@@ -195,24 +179,24 @@ def _peak(chip: Chip, dtype: str) -> str:
 
 
 def _chip_table(chips: Sequence[Chip]) -> Table:
-    table = _table(
+    out = table(
         "Chips (dense peak of the matrix units per device, FLOP/s or OP/s; memory that a process sees)",
         *(
             "id",
             "name",
-            "device",
+            "device?",
             "BF16>",
-            "FP16>",
+            "FP16>?",
             "FP8>",
-            "NVFP4>",
-            "INT8>",
+            "NVFP4>?",
+            "INT8>?",
             "memory>",
             "bandwidth>",
-            "power>",
+            "power>?",
         ),
     )
     for chip in chips:
-        table.add_row(
+        out.add_row(
             chip.id,
             chip.name,
             chip.basis,
@@ -221,20 +205,20 @@ def _chip_table(chips: Sequence[Chip]) -> Table:
             si_prefix(chip.hbm_bytes_per_s, "B/s"),
             "not published" if chip.power_w is None else f"{chip.power_w:g} W",
         )
-    return table
+    return out
 
 
 def _machine_table(records: Sequence[MachineRecord]) -> Table:
-    table = _table(
+    out = table(
         "Machines (in their default size)",
         *(
             "id",
-            "also",
+            "also?",
             "chip",
             "devices>",
-            "unit",
+            "unit?",
             "fabric, innermost first (per device and direction)",
-            "unit power>",
+            "unit power>?",
         ),
     )
     for record in records:
@@ -243,7 +227,7 @@ def _machine_table(records: Sequence[MachineRecord]) -> Table:
             f"{t.name} {t.full_num_devices or 'all'} x {si_prefix(t.bytes_per_s, 'B/s')}"
             for t in machine.tiers
         )
-        table.add_row(
+        out.add_row(
             machine.id,
             " ".join(record.aliases),
             machine.chip.id,
@@ -252,18 +236,14 @@ def _machine_table(records: Sequence[MachineRecord]) -> Table:
             tiers,
             "not published" if machine.unit_power_w is None else si_prefix(machine.unit_power_w, "W"),
         )
-    return table
+    return out
 
 
 def _fact_table(facts: Sequence[Fact], sources: _Sources, *, title: str) -> Table:
-    table = _table(title, "item", "parameter", "value>", "basis", "kind", "status", "source>", "note")
-    for column, texts in zip(
-        table.columns, ([f.item for f in facts], [f.parameter for f in facts]), strict=False
-    ):
-        column.min_width = max((len(text) for text in texts), default=0)
+    out = table(title, "item", "parameter", "value>", "basis", "kind", "status?", "source>", "note?")
     for fact in facts:
         basis = fact.basis if fact.direction == "-" else f"{fact.basis}; {fact.direction}"
-        table.add_row(
+        out.add_row(
             fact.item,
             fact.parameter,
             f"{fact.value:,.12g} {fact.unit}".removesuffix(" count"),
@@ -273,7 +253,7 @@ def _fact_table(facts: Sequence[Fact], sources: _Sources, *, title: str) -> Tabl
             sources.cite(fact.source, fact.date),
             fact.note,
         )
-    return table
+    return out
 
 
 def _description_tables(description: Description) -> list[Table]:
@@ -288,8 +268,8 @@ def _description_tables(description: Description) -> list[Table]:
 def _structure_table(description: Description) -> Table:
     assert description.record is not None
     record, machine = description.record, description.record.machine
-    table = _table(machine.name, "", "")
-    table.show_header = False
+    out = table(machine.name, "", "", leading=1)
+    out.show_header = False
     rows = {
         "id": f"{machine.id}" + (f" (also {', '.join(record.aliases)})" if record.aliases else ""),
         "chip": f"{machine.chip.id}, one device is one {machine.chip.basis}",
@@ -306,20 +286,20 @@ def _structure_table(description: Description) -> Table:
     }
     for label, text in rows.items():
         if text:
-            table.add_row(label, text)
-    return table
+            out.add_row(label, text)
+    return out
 
 
 def _quantity_table(quantities: Sequence[Quantity], sources: _Sources) -> Table:
-    table = _table("Figures of the machine", "figure", "value>", "basis", "kind", "fact", "source>")
+    out = table("Figures of the machine", "figure", "value>", "basis", "kind", "fact?", "source>")
     for quantity in quantities:
         fact = quantity.fact
         amount = _amount(quantity.si_value, quantity.dimension)
         if fact is None:
-            table.add_row(
+            out.add_row(
                 quantity.label, amount, "as stated in the file", "-", "-", sources.cite(quantity.source), "-"
             )
         else:
             cite = sources.cite(fact.source, fact.date)
-            table.add_row(quantity.label, amount, fact.basis, fact.kind, fact.key, cite)
-    return table
+            out.add_row(quantity.label, amount, fact.basis, fact.kind, fact.key, cite)
+    return out

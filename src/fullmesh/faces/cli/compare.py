@@ -9,12 +9,12 @@ import click
 
 from fullmesh.faces.cli.options import (
     BASES,
+    NO_PLAN,
     OBJECTIVES,
     PRECISIONS,
     json_option,
     lang_option,
     one_format,
-    whole_numbers,
 )
 from fullmesh.glossary import Language
 
@@ -36,9 +36,13 @@ from fullmesh.glossary import Language
     "--chips", help="Devices (dies of a 910C) on every machine, or one number for each, with commas."
 )
 @click.option(
-    "--batch", type=int, help="Global batch in sequences; chosen from the model and printed if absent."
+    "--batch",
+    metavar="SEQUENCES|TOKENS",
+    help='Global batch in sequences (512), or in tokens that it shall be near ("4M tokens"); chosen if absent.',
 )
-@click.option("--seq", type=int, help="Sequence length in tokens; 4096 or 8192 by model if absent.")
+@click.option(
+    "--seq", metavar="TOKENS", help="Sequence length in tokens (8192 or 8k); 4096 or 8192 by model if absent."
+)
 @click.option(
     "--precision",
     default="bf16",
@@ -69,8 +73,8 @@ def command(
     model: str,
     on: str,
     chips: str | None,
-    batch: int | None,
-    seq: int | None,
+    batch: str | None,
+    seq: str | None,
     precision: str,
     objective: str,
     basis: str,
@@ -84,8 +88,8 @@ def command(
     """Compare machines."""
     from fullmesh.faces.cli.compare_report import report
     from fullmesh.faces.cli.tables import show, write_csv, write_json
-    from fullmesh.study.pipeline import compare
-    from fullmesh.study.records import CSV_COLUMNS, comparison_record, comparison_rows
+    from fullmesh.study.api import compare
+    from fullmesh.study.fields import CSV_COLUMNS
     from fullmesh.units import duration
 
     one_format(as_json, as_csv)
@@ -95,7 +99,7 @@ def command(
     result = compare(
         model,
         on,
-        chips=None if chips is None else whole_numbers(chips, "--chips"),
+        chips=chips,
         batch=batch,
         seq=seq,
         precision=precision,
@@ -107,10 +111,12 @@ def command(
     )
     elapsed = time.perf_counter() - start
     if as_json:
-        write_json(comparison_record(result))
+        write_json(result.to_dict())
     elif as_csv:
-        write_csv(CSV_COLUMNS, comparison_rows(result))
+        write_csv(CSV_COLUMNS, result.to_rows())
     else:
         show(*report(result, lang))
     columns = {id(c): c for c in (*result.columns, *result.equal_packages)}.values()
     click.echo(f"{sum(c.found.num_priced for c in columns):,} plans priced in {duration(elapsed)}", err=True)
+    if not any(c.best for c in result.columns):
+        sys.exit(NO_PLAN)

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fullmesh.faces.cli.tables import (
-    OFFLOAD_NOTE,
-    count_text,
-    energy_text,
-    gigabytes,
-    interval_text,
-    limit_text,
-    money_text,
-    percent,
-    plan_text,
-    seconds,
-    table,
-    title,
-    tokens_text,
-)
+from fullmesh.faces.cli.tables import OFFLOAD_NOTE, percent, seconds, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate
+from fullmesh.outcomes.fields import fixed_share_note
 from fullmesh.outcomes.waterfall import waterfall
+from fullmesh.output import formats
+from fullmesh.output.fields import cells, shown
 from fullmesh.search.engine import MEMORY_MARGIN
 from fullmesh.study.compare import Column, Comparison, Ratio
-from fullmesh.units import duration, si_prefix
+from fullmesh.study.fields import best_text, column_fields, devices_text, racks_text
+from fullmesh.units import si_prefix
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_DEVICE_WORDS = {"die": "die", "gpu": "GPU", "npu": "NPU"}
+# Rows that only a comparison with something to say there has.
+_ONLY_WHERE_SAID = ("roomy_plan", "whole_plan")
+# What the table of equal packages repeats; a narrow terminal leaves out the last two.
+_SHORT = ("step_time", "tokens_per_s", "mfu", "energy_per_token")
 
 
 def report(c: Comparison, lang: Language) -> list[Table | str]:
     """Tables and lines of a comparison."""
-    active = f", {c.active_parameters / 1e9:,.1f} B active" if c.model.is_moe else ""
+    active = f", {formats.parameters(c.active_parameters)} active" if c.model.is_moe else ""
     batch = f"{c.gbs:,} x {c.seq:,} = {c.gbs * c.seq / 1e6:,.1f} M tokens"
     head = (
-        f"{c.model.name}: {c.parameters / 1e9:,.1f} B parameters{active}. "
+        f"{c.model.name}: {formats.parameters(c.parameters)} parameters{active}. "
         f"{title('batch', lang)} {batch} on every machine ({c.batch_note})."
     )
-    out: list[Table | str] = [head, "", _main_table(c, c.columns, lang)]
+    out: list[Table | str] = [head, "", _main_table(c, lang)]
     if any(column.best for column in c.columns):
         out.append(_waterfall_table(c.columns, lang))
     if c.ratios:
@@ -56,56 +48,19 @@ def report(c: Comparison, lang: Language) -> list[Table | str]:
     return [*out, "", *_notes(c, lang)]
 
 
-def _main_table(c: Comparison, columns: Sequence[Column], lang: Language) -> Table:
-    out = table("", "", *(column.machine.name for column in columns))
-
-    def row(key: str, cell: Callable[[Column], str], suffix: str = "") -> None:
-        out.add_row(label(key, lang) + suffix, *(cell(column) for column in columns))
-
-    row("devices", _devices)
-    row("racks", _racks)
-    row("power", lambda x: "not published" if x.power_w is None else si_prefix(x.power_w, "W"))
-    row("software", lambda x: x.found.software.label)
-    row("precision", lambda x: x.found.precision.upper() + (" (substituted)" if x.found.substituted else ""))
-    row("matrix_peak", _peak)
-    row("published_peak", _published)
-    out.add_section()
-    row("best_plan", lambda x: plan_text(x.best.plan) + _unused(x) if x.best else _limit(x, lang))
-    row("second_plan", _second)
-    if any(column.found.roomy for column in columns):
-        row("roomy_plan", _roomy)
-    row("ties", lambda x: _ties(x, lang))
-    row(
-        "plans",
-        lambda x: f"{x.found.num_enumerated:,} enumerated, {x.found.num_fitting:,} fit",
-    )
-    if not any(column.best for column in columns):
-        return out
-    out.add_section()
-    unknown = label("unknown_error", lang)
-
-    def fitting(cell: Callable[[Column], str]) -> Callable[[Column], str]:
-        return lambda x: "-" if x.best is None else cell(x)
-
-    row("step_time", fitting(lambda x: seconds(_best(x).step_s)))
-    row("interval", fitting(lambda x: interval_text(_best(x), unknown)))
-    row("bounds", fitting(lambda x: f"{seconds(_best(x).low_s)} to {seconds(_best(x).high_s)}"))
-    row("tokens_per_s", fitting(lambda x: f"{_best(x).tokens_per_s:,.0f}"))
-    row("tokens_per_s_per_device", fitting(lambda x: f"{_best(x).tokens_per_s_per_device:,.0f}"))
-    row("mfu", fitting(lambda x: percent(_best(x).mfu)))
-    row("hfu", fitting(lambda x: percent(_best(x).hfu)))
-    row(
-        "memory",
-        fitting(lambda x: f"{gigabytes(_best(x).memory_bytes)} of {gigabytes(_best(x).capacity_bytes)}"),
-    )
-    out.add_section()
-    row("energy_per_step", fitting(lambda x: energy_text(_best(x).energy_per_step_j, "not published")))
-    row("energy_per_token", fitting(lambda x: energy_text(_best(x).energy_per_token_j, "not published")))
-    no_price = label("no_price", lang)
-    row("money", fitting(lambda x: money_text(x.money.usd_per_million_tokens) if x.money else no_price))
-    tokens = " " + tokens_text(c.num_tokens)
-    row("money_total", fitting(lambda x: money_text(x.money.usd_total) if x.money else no_price), tokens)
-    row("time_to_tokens", fitting(lambda x: duration(x.time_to_tokens_s or 0.0)), tokens)
+def _main_table(c: Comparison, lang: Language) -> Table:
+    out = table("", "", *(column.machine.name for column in c.columns), leading=1)
+    fits = any(column.best for column in c.columns)
+    for field in shown(column_fields(c.num_tokens), "compare"):
+        assert field.text is not None
+        cells = [field.text(column, lang) for column in c.columns]
+        if field.key in _ONLY_WHERE_SAID and set(cells) == {"-"}:
+            continue
+        if field.section:
+            if field.key != "best_plan" and not fits:
+                break
+            out.add_section()
+        out.add_row(field.label(lang) + field.suffix(c.columns[0]), *cells)
     return out
 
 
@@ -114,69 +69,9 @@ def _best(c: Column) -> Estimate:
     return c.best
 
 
-def _devices(c: Column) -> str:
-    m = c.machine
-    text = count_text(m.num_devices, _DEVICE_WORDS[m.chip.basis])
-    return text + (f" ({m.num_packages:,} packages)" if m.devices_per_package > 1 else "")
-
-
-def _racks(c: Column) -> str:
-    m = c.machine
-    units = count_text(m.num_units, m.unit_name)
-    if c.racks is None or (m.unit_name == "rack" and c.racks == m.num_units):
-        return units
-    return f"{count_text(c.racks, 'rack')} ({units})"
-
-
-def _peak(c: Column) -> str:
-    m = c.machine
-    each = c.found.precision_flop_per_s
-    return f"{si_prefix(c.matrix_flop_per_s, 'FLOP/s')} ({m.num_devices:,} x {si_prefix(each, 'FLOP/s', 4)})"
-
-
-def _published(c: Column) -> str:
-    value = c.published_flop_per_s
-    return "-" if value is None else si_prefix(value, "FLOP/s")
-
-
-def _unit_published(c: Column) -> str:
-    return si_prefix(c.machine.unit_published_flop_per_s or 0.0, "FLOP/s")
-
-
-def _unused(c: Column) -> str:
-    used = _best(c).plan.num_devices
-    return "" if used == c.machine.num_devices else f" ({used} of {c.machine.num_devices} devices used)"
-
-
-def _ties(c: Column, lang: Language) -> str:
-    if c.best is None:
-        return "-"
-    return f"{c.found.num_ties}" if math.isfinite(c.found.tie_ratio) else label("unknown_error", lang)
-
-
-def _limit(c: Column, lang: Language) -> str:
-    closest = c.found.closest
-    text = label("does_not_fit", lang)
-    return text if closest is None else f"{text}: {limit_text(closest)}"
-
-
-def _second(c: Column) -> str:
-    second = c.found.second
-    if second is None:
-        return "-"
-    return f"{plan_text(second.plan)} (+{percent(c.found.second_loss)})"
-
-
-def _roomy(c: Column) -> str:
-    roomy = c.found.roomy
-    if roomy is None:
-        return "-"
-    return f"{plan_text(roomy.plan)} (+{percent(c.found.roomy_loss)}, {gigabytes(roomy.memory_bytes)})"
-
-
 def _waterfall_table(columns: Sequence[Column], lang: Language) -> Table:
     fitting = [c for c in columns if c.best is not None]
-    out = table(label("waterfall", lang), "", *(f"{c.machine.name}>" for c in fitting))
+    out = table(label("waterfall", lang), "", *(f"{c.machine.name}>" for c in fitting), leading=1)
     falls = [waterfall(_best(c)) for c in fitting]
     for i, loss in enumerate(falls[0].losses):
         lines = [fall.losses[i] for fall in falls]
@@ -197,7 +92,7 @@ def _ratio_table(ratios: Sequence[Ratio], heading: str, lang: Language) -> Table
         label("slower", lang),
         label("ratio", lang) + ">",
         label("interval", lang) + ">",
-        label("per_package_ratio", lang) + ">",
+        label("per_package_ratio", lang) + ">?",
         label("verdict", lang),
     )
     for r in ratios:
@@ -214,28 +109,16 @@ def _reasons(ratios: Sequence[Ratio]) -> list[str]:
 
 
 def _short_table(columns: Sequence[Column], lang: Language) -> Table:
+    fields = [f for f in column_fields(1.0) if f.key in _SHORT]
     out = table(
         label("equal_packages", lang),
         label("machine", lang),
         label("best_plan", lang),
-        label("step_time", lang) + ">",
-        label("tokens_per_s", lang) + ">",
-        "MFU>",
-        label("energy_per_token", lang) + ">",
+        *(f.label(lang) + (">?" if f.key in _SHORT[2:] else ">") for f in fields),
     )
     for c in columns:
-        size = f"{c.machine.name}: {_devices(c)}, {_racks(c)}"
-        if c.best is None:
-            out.add_row(size, _limit(c, lang), *["-"] * 4)
-            continue
-        out.add_row(
-            size,
-            plan_text(c.best.plan) + _unused(c),
-            seconds(c.best.step_s),
-            f"{c.best.tokens_per_s:,.0f}",
-            percent(c.best.mfu),
-            energy_text(c.best.energy_per_token_j, "-"),
-        )
+        size = f"{c.machine.name}: {devices_text(c)}, {racks_text(c)}"
+        out.add_row(size, best_text(c, lang), *cells(fields, c, lang))
     return out
 
 
@@ -244,15 +127,25 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         label("notes", lang),
         "- MFU: causal model FLOPs without recompute over the dense matrix peak of the devices used, in the precision "
         "above; HFU counts recomputed FLOPs too.",
-        "- Bounds: everything that could overlap does, and nothing does. Step times are without failures and restarts.",
-        "- The best of thousands of predicted plans tends to be one that is predicted too fast: intervals are those of "
-        "plans that others chose and ran.",
+        f"- {title('bounds', lang)}: the step if all communication that may overlap did, and if none did, with "
+        "kernels and collectives as predicted. The 80 % interval also covers what those may be off by, so it may "
+        "reach further.",
+        "- Step times are without failures and restarts. The best of thousands of predicted plans tends to be one that "
+        "is predicted too fast; intervals are those of plans that others chose and ran.",
     ]
     if any(x.found.roomy for x in c.columns):
         lines.append(
             f"- {title('roomy_plan', lang)}: the fastest plan that leaves {percent(MEMORY_MARGIN, 0)} of the memory, "
             "where the best one leaves less than the memory model may be off by."
         )
+    if any(x.found.whole for x in c.columns):
+        lines.append(
+            f"- {title('whole_plan', lang)}: what is saved by leaving devices unused goes with longer training; the "
+            "figures in brackets are what all devices cost more, and what they save in time."
+        )
+    for x in c.columns:
+        if x.best and (note := fixed_share_note(x.best)):
+            lines.append(f"- {x.machine.name}: {note}.")
     if any(x.best and x.best.plan.offload_optimizer for x in c.columns):
         lines.append(f"- {OFFLOAD_NOTE}")
     by_basis: dict[str, list[str]] = {}
@@ -264,10 +157,11 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
     for x in c.columns:
         if x.found.substituted:
             lines.append(f"- {x.machine.name}: {x.found.substituted}.")
-        if x.machine.unit_published_flop_per_s is not None and x.published_differs:
+        published = x.machine.unit_published_flop_per_s
+        if published is not None and x.published_differs:
             lines.append(
-                f"- {x.machine.name}: {_unit_published(x)} BF16 is {x.machine.published_flop_basis}; its matrix units "
-                f"alone reach {si_prefix(x.unit_matrix_flop_per_s, 'FLOP/s')}."
+                f"- {x.machine.name}: {si_prefix(published, 'FLOP/s')} BF16 is {x.machine.published_flop_basis}; its "
+                f"matrix units alone reach {si_prefix(x.unit_matrix_flop_per_s, 'FLOP/s')}."
             )
         lines.append(f"- {title('power', lang)}, {x.machine.name}: {x.machine.power_basis}.")
         if x.money:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fullmesh.output.formats import change
 from fullmesh.units import duration, si_prefix
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _print_collectives(rows: list[dict[str, Any]]) -> None:
                 duration(r["graph_s"]),
                 si_prefix(r["graph_bus_bytes_per_s"], "B/s"),
                 duration(r["closed_form_s"]),
-                _percent(r["closed_form_off"]),
+                change(r["closed_form_off"]),
                 duration(r["table_s"]) if r["table_s"] else "-",
                 duration(r["measured_s"]) if r["measured_s"] else "-",
             ]

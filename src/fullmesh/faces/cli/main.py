@@ -12,6 +12,7 @@ import click
 
 from fullmesh import __version__
 from fullmesh.errors import FullmeshError, did_you_mean
+from fullmesh.faces.cli.examples import attach
 
 # name -> (module, one-line help); the help stands here so that `--help` imports nothing else.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Fit operator, collective and step profiles to measurements.",
     ),
     "catalog": ("fullmesh.faces.cli.catalog", "Every fact with unit, basis and source."),
+    "doctor": ("fullmesh.faces.cli.doctor", "Versions, caches, what is missing and how to install it."),
 }
 
 
@@ -49,7 +51,7 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
-        return command
+        return attach(command, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -82,7 +84,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="fullmesh", standalone_mode=False)
     except FullmeshError as error:
         click.echo(error.render(), err=True)
         sys.exit(2)

@@ -11,6 +11,9 @@ LEVELS = ("closed-form", "bottleneck", "max-min")
 ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 
+# Exit code where every plan breaks a limit: an answer, but not the one that was hoped for.
+NO_PLAN = 3
+
 lang_option = click.option(
     "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the labels."
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fullmesh.faces.cli.options import OBJECTIVES, PRECISIONS, json_option, lang_option, one_format
+from fullmesh.faces.cli.options import NO_PLAN, OBJECTIVES, PRECISIONS, json_option, lang_option, one_format
 from fullmesh.glossary import Language
 
 
@@ -18,11 +18,25 @@ from fullmesh.glossary import Language
 )
 @click.argument("model")
 @click.option("--on", required=True, help="A machine of the catalog, or a machine file.")
-@click.option("--chips", type=int, help="Devices (dies of a 910C); the machine's default size if absent.")
-@click.option("--batch", type=int, help="Global batch in sequences; chosen from the model if absent.")
-@click.option("--seq", type=int, help="Sequence length in tokens; 4096 or 8192 by model if absent.")
+@click.option(
+    "--chips", metavar="INTEGER", help="Devices (dies of a 910C); the machine's default size if absent."
+)
+@click.option(
+    "--batch",
+    metavar="SEQUENCES|TOKENS",
+    help='Global batch in sequences (512), or in tokens that it shall be near ("4M tokens"); chosen if absent.',
+)
+@click.option(
+    "--seq", metavar="TOKENS", help="Sequence length in tokens (8192 or 8k); 4096 or 8192 by model if absent."
+)
 @click.option("--precision", default="bf16", show_default=True, help=f"Recipe: {', '.join(PRECISIONS)}.")
-@click.option("--objective", type=click.Choice(OBJECTIVES), default="time", show_default=True)
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="time",
+    show_default=True,
+    help="What the best plan saves; for energy and money a plan may leave devices unused.",
+)
 @click.option("--top", type=int, default=10, show_default=True, help="Layouts to list.")
 @click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
 @click.option(
@@ -36,9 +50,9 @@ from fullmesh.glossary import Language
 def command(
     model: str,
     on: str,
-    chips: int | None,
-    batch: int | None,
-    seq: int | None,
+    chips: str | None,
+    batch: str | None,
+    seq: str | None,
     precision: str,
     objective: str,
     top: int,
@@ -51,8 +65,8 @@ def command(
     """List the best plans."""
     from fullmesh.faces.cli.plan_report import report
     from fullmesh.faces.cli.tables import show, write_csv, write_json
-    from fullmesh.study.pipeline import best_plans, export_launch
-    from fullmesh.study.records import PLAN_CSV_COLUMNS, search_record, search_rows
+    from fullmesh.search.fields import PLAN_CSV_COLUMNS
+    from fullmesh.study.api import best_plans, export_launch
     from fullmesh.units import duration
 
     one_format(as_json, as_csv)
@@ -72,12 +86,14 @@ def command(
     )
     elapsed = time.perf_counter() - start
     if as_json:
-        write_json(search_record(found))
+        write_json(found.to_dict())
     elif as_csv:
-        write_csv(PLAN_CSV_COLUMNS, search_rows(found))
+        write_csv(PLAN_CSV_COLUMNS, found.to_rows())
     else:
         show(*report(found, lang))
-    if export is not None:
+    if export is not None and found.best is not None:
         export_launch(found, export)
         click.echo(f"launch settings written to {export}", err=True)
     click.echo(f"{found.num_priced:,} plans priced in {duration(elapsed)}", err=True)
+    if found.best is None:
+        sys.exit(NO_PLAN)

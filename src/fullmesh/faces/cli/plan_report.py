@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fullmesh.faces.cli.tables import (
-    OFFLOAD_NOTE,
-    gigabytes,
-    interval_text,
-    limit_text,
-    percent,
-    plan_text,
-    seconds,
-    table,
-    title,
-)
+from fullmesh.faces.cli.tables import OFFLOAD_NOTE, gigabytes, percent, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate
+from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text
+from fullmesh.output import formats
+from fullmesh.output.fields import cells, shown
 from fullmesh.search import SearchResult
+from fullmesh.workload.parameters import parameter_counts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,10 +20,13 @@ if TYPE_CHECKING:
 
 def report(r: SearchResult, lang: Language) -> list[Table | str]:
     """Tables and lines of a search."""
+    counts = parameter_counts(r.model)
+    active = f", {formats.parameters(counts.active)} active" if r.model.is_moe else ""
     out: list[Table | str] = [
-        f"{r.model.name} on {r.machine.num_devices:,} devices of {r.machine.name}, {label('batch', lang)} "
-        f"{r.gbs:,} x {r.seq:,} tokens, {r.precision.upper()}, {r.software.label}; "
-        f"{r.num_enumerated:,} plans enumerated, {r.num_fitting:,} fit.",
+        f"{r.model.name}: {formats.parameters(counts.total)} parameters{active}. On {r.machine.num_devices:,} devices "
+        f"of {r.machine.name} with {gigabytes(r.machine.chip.hbm_bytes)} each, {label('batch', lang)} {r.gbs:,} x "
+        f"{r.seq:,} tokens, {formats.precision(r.precision)}, {r.software.label}; {r.num_enumerated:,} plans "
+        f"enumerated, {r.num_fitting:,} fit.",
     ]
     if r.substituted:
         out.append(r.substituted + ".")
@@ -37,13 +34,20 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
     if r.best is None:
         assert r.closest is not None
         out.append(f"{title('does_not_fit', lang)}: {limit_text(r.closest)}.")
-    else:
-        out += [_plans_table(r.ranked, r.best, label("best_plans", lang), lang)]
-        out.append(_tie_text(r, lang))
-        out.append(f"{label('interval', lang)}: {r.best.interval.basis}.")
-        if any(e.plan.offload_optimizer for e in (*r.ranked, *r.pareto)):
-            out.append(OFFLOAD_NOTE)
-        out += ["", _plans_table(r.pareto, r.best, label("pareto", lang), lang)]
+        return [*out, _rejected_table(r, lang)]
+    out += [_plans_table(r, r.ranked, label("best_plans", lang), lang)]
+    out.append(_tie_text(r, lang))
+    out.append(f"{label('interval', lang)}: {r.best.interval.basis}.")
+    if r.whole is not None:
+        out.append(
+            f"{title('whole_plan', lang)}: {r.whole.plan.text()}, {r.best.step_s / r.whole.step_s:.3g} times as fast "
+            f"for {percent(r.whole_cost)} more {r.objective}."
+        )
+    if note := fixed_share_note(r.best):
+        out.append(note[:1].upper() + note[1:] + ".")
+    if any(e.plan.offload_optimizer for e in (*r.ranked, *r.pareto)):
+        out.append(OFFLOAD_NOTE)
+    out += ["", _plans_table(r, r.pareto, label("pareto", lang), lang)]
     return [*out, _rejected_table(r, lang)]
 
 
@@ -56,30 +60,35 @@ def _tie_text(r: SearchResult, lang: Language) -> str:
     )
 
 
-def _plans_table(estimates: Sequence[Estimate], best: Estimate, heading: str, lang: Language) -> Table:
+def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, lang: Language) -> Table:
+    best = r.best
+    assert best is not None
+    fields = shown(ESTIMATE_FIELDS, "plan")
+    by_time = r.objective == "time"
     out = table(
         heading,
         label("plan", lang),
-        label("step_time", lang) + ">",
-        "%>",
-        label("interval", lang) + ">",
-        label("tokens_per_s", lang) + ">",
-        "MFU>",
-        "HFU>",
-        label("memory", lang) + ">",
+        *([] if by_time else [label("devices", lang) + ">"]),
+        *(_heading(f.key, best, lang) + (">?" if f.optional else ">") for f in fields),
+        label("against_best" if by_time else f"{r.objective}_against_best", lang) + ">",
     )
     for e in estimates:
+        cost = e.step_s / best.step_s
+        if not by_time:
+            cost *= e.plan.num_devices / best.plan.num_devices
         out.add_row(
-            plan_text(e.plan),
-            seconds(e.step_s),
-            percent(e.step_s / best.step_s),
-            interval_text(e, "-"),
-            f"{e.tokens_per_s:,.0f}",
-            percent(e.mfu),
-            percent(e.hfu),
-            gigabytes(e.memory_bytes),
+            e.plan.text(),
+            *([] if by_time else [f"{e.plan.num_devices:,}"]),
+            *cells(fields, e, lang),
+            percent(cost),
         )
     return out
+
+
+def _heading(key: str, best: Estimate, lang: Language) -> str:
+    """A column's label; that of the memory says how much there is."""
+    text = label(key, lang)
+    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes).replace(' ', chr(160))})"
 
 
 def _rejected_table(r: SearchResult, lang: Language) -> Table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fullmesh.faces.cli.tables import gigabytes, percent, seconds, table
 from fullmesh.glossary import Language, label, load_glossary
+from fullmesh.output.formats import change
 from fullmesh.timeline.changes import Change
 from fullmesh.timeline.simulate import Simulation
 from fullmesh.timeline.trace.measured import OperatorDifference
@@ -39,10 +40,17 @@ def replay_report(
     return out
 
 
-def wired_table(collectives: Sequence[WiredCollective], lang: Language) -> Table:
-    """The plan's collectives on the wired graph beside the closed form over tiers."""
+def wired_table(collectives: Sequence[WiredCollective], lang: Language) -> list[Table | str]:
+    """The plan's collectives on the wired graph beside the closed form over tiers, and what either rests on."""
     t = table(
-        label("wired_graph", lang), "", "", label("ranks", lang), "", label("closed_form", lang), "", ""
+        label("wired_graph", lang),
+        label("axis", lang),
+        label("collective", lang),
+        label("ranks", lang) + ">",
+        label("size", lang) + ">?",
+        label("closed_form", lang) + ">",
+        label("on_links", lang) + ">",
+        label("closed_form_off", lang) + ">",
     )
     for c in collectives:
         known = c.level_s == c.level_s
@@ -53,9 +61,12 @@ def wired_table(collectives: Sequence[WiredCollective], lang: Language) -> Table
             si_prefix(c.num_bytes, "B"),
             seconds(c.closed_form_s) if known else "-",
             seconds(c.level_s) if known else "-",
-            f"{100 * c.off:+.1f} %" if known else c.evidence,
+            change(c.off) if known else "-",
         )
-    return t
+    evidence: dict[str, list[str]] = {}
+    for c in collectives:
+        evidence.setdefault(c.evidence, []).append(c.axis)
+    return [t, *(f"- {', '.join(axes)}: {text}." for text, axes in evidence.items() if text)]
 
 
 def name_of(kind: str, lang: Language) -> str:
@@ -65,7 +76,7 @@ def name_of(kind: str, lang: Language) -> str:
 
 
 def _summary(r: Replayed, run: Simulation, lang: Language) -> Table:
-    out = table(label("replay", lang), "", "")
+    out = table(label("replay", lang), "", "", leading=1)
     out.show_header = False
     memory = run.memory
     peak = int(memory.peak_bytes.argmax())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from fullmesh.faces.cli.options import ENGINES, LEVELS, json_option, lang_option
+from fullmesh.faces.cli.options import ENGINES, LEVELS, NO_PLAN, json_option, lang_option
 from fullmesh.glossary import Language
 
 if TYPE_CHECKING:
@@ -64,18 +65,18 @@ def command(
     from fullmesh.faces.cli.tables import show, write_json
     from fullmesh.outcomes.estimate import Infeasible
     from fullmesh.replay.replayed import changes_between
-    from fullmesh.study.pipeline import replay
-    from fullmesh.study.records import infeasible_record, replay_record, wired_record
+    from fullmesh.study.api import replay
+    from fullmesh.study.records import replay_record, wired_record
     from fullmesh.timeline.trace.measured import read_profile
 
     real = read_profile(profile) if profile else None
     result = replay(scenario, stragglers=stragglers, jitter=jitter, engine=engine, every_rank=every_rank)
     if isinstance(result, Infeasible):
         if as_json:
-            write_json(infeasible_record(result))
+            write_json(result.to_dict())
         else:
             show(infeasible_line(result, lang))
-        return
+        sys.exit(NO_PLAN)
     other = replay(against) if against else None
     changes = [] if other is None or isinstance(other, Infeasible) else changes_between(other, result)
     run = result.simulation
@@ -96,7 +97,7 @@ def command(
         return
     show(*report(result.estimate, lang), *replay_report(result, operators, changes, lang))
     if wired:
-        show(wired_table(wired, lang))
+        show(*wired_table(wired, lang))
     if isinstance(other, Infeasible):
         show(infeasible_line(other, lang))
     if run is not None and trace:

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fullmesh.faces.cli.tables import (
-    COMMUNICATION,
-    OFFLOAD_NOTE,
-    energy_text,
-    gigabytes,
-    interval_text,
-    limit_text,
-    percent,
-    plan_text,
-    seconds,
-    table,
-    title,
-)
+from fullmesh.faces.cli.tables import OFFLOAD_NOTE, gigabytes, percent, seconds, table, title
 from fullmesh.glossary import Language, label, meaning
 from fullmesh.outcomes.estimate import Estimate, Infeasible
-from fullmesh.outcomes.waterfall import Waterfall, waterfall
+from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text
+from fullmesh.outcomes.waterfall import GROUPS, Waterfall, waterfall
+from fullmesh.output import formats
+from fullmesh.output.fields import pairs
 from fullmesh.units import si_prefix
 
 if TYPE_CHECKING:
@@ -39,7 +30,7 @@ def report(e: Estimate, lang: Language) -> list[Table | str]:
     fall = waterfall(e)
     out: list[Table | str] = [
         f"{e.model.name}, {e.plan.num_devices:,} of {e.machine.num_devices:,} devices of {e.machine.name}: "
-        f"{plan_text(e.plan)}; {e.plan.precision.upper()}; software {e.plan.stack or 'not stated'}.",
+        f"{e.plan.text()}; {formats.precision(e.plan.precision)}; software {e.plan.stack or 'not stated'}.",
         "",
         _summary(e, lang),
         _waterfall_table(e, fall, lang),
@@ -49,31 +40,19 @@ def report(e: Estimate, lang: Language) -> list[Table | str]:
         "MFU: " + meaning("mfu") + "; HFU: " + meaning("hfu") + ".",
         f"{label('interval', lang)}: {e.interval.basis}. {title('power', lang)}: {e.energy_basis}.",
     ]
+    out.append(f"{title('bounds', lang)}: {meaning('bounds')}.")
+    if note := fixed_share_note(e):
+        out.append(note[:1].upper() + note[1:] + ".")
     if e.plan.offload_optimizer:
         out.append(OFFLOAD_NOTE)
     return out
 
 
 def _summary(e: Estimate, lang: Language) -> Table:
-    out = table("", "", "")
+    out = table("", "", "", leading=1)
     out.show_header = False
-    plan = e.plan
-    rows = {
-        "batch": f"{plan.gbs:,} x {plan.seq:,} = {e.tokens_per_step / 1e6:,.1f} M tokens, "
-        f"{plan.num_microbatches} micro-batches of {plan.mbs} on each of {plan.dp} data-parallel ranks",
-        "step_time": seconds(e.step_s),
-        "interval": interval_text(e, label("unknown_error", lang)),
-        "bounds": f"{seconds(e.low_s)} to {seconds(e.high_s)}",
-        "tokens_per_s": f"{e.tokens_per_s:,.0f}",
-        "tokens_per_s_per_device": f"{e.tokens_per_s_per_device:,.0f}",
-        "mfu": f"{percent(e.mfu)} of {si_prefix(e.peak_flop_per_s, 'FLOP/s', 4)} a device",
-        "hfu": percent(e.hfu),
-        "memory": f"{gigabytes(e.memory_bytes)} of {gigabytes(e.capacity_bytes)}",
-        "energy_per_step": energy_text(e.energy_per_step_j, "not published"),
-        "energy_per_token": energy_text(e.energy_per_token_j, "not published"),
-    }
-    for key, text in rows.items():
-        out.add_row(label(key, lang), text)
+    for name, text in pairs(ESTIMATE_FIELDS, e, "simulate", lang):
+        out.add_row(name, text)
     return out
 
 
@@ -95,7 +74,7 @@ def _waterfall_table(e: Estimate, fall: Waterfall, lang: Language) -> Table:
 
 def _communication_table(e: Estimate, fall: Waterfall, lang: Language) -> Table:
     out = table(label("communication", lang), "", label("step_time", lang) + ">", label("share", lang) + ">")
-    for key in COMMUNICATION:
+    for key in GROUPS["communication"]:
         out.add_row(label(key, lang), seconds(e.parts_s[key]), percent(e.part_share(key)))
     return out
 
@@ -130,15 +109,18 @@ def _stage_table(e: Estimate, lang: Language) -> Table:
 
 
 def _memory_table(e: Estimate, lang: Language) -> Table:
-    names = list(e.stages[0].memory)
+    """One row a part and one column a stage: there are few parts, and a pipeline may be long."""
+    chosen = [e.stages[i] for i in _stage_rows(e)]
+    stage = label("stage", lang)
     out = table(
         f"{label('memory_ledger', lang)} (GB; {label('capacity', lang)} {gigabytes(e.capacity_bytes)})",
-        label("stage", lang) + ">",
-        *(label("weights" if n == "parameters" else n, lang) + ">" for n in names),
-        label("used", lang) + ">",
+        stage,
+        *(f"{s.index}>" for s in chosen),
+        leading=1,
     )
-    for i in _stage_rows(e):
-        s = e.stages[i]
-        cells = [gigabytes(v).removesuffix(" GB") for v in (*s.memory.values(), s.used_bytes)]
-        out.add_row(str(s.index), *cells)
+    for name in chosen[0].memory:
+        key = "weights" if name == "parameters" else name
+        out.add_row(label(key, lang), *(f"{s.memory[name] / 1e9:.1f}" for s in chosen))
+    out.add_section()
+    out.add_row(label("used", lang), *(f"{s.used_bytes / 1e9:.1f}" for s in chosen))
     return out

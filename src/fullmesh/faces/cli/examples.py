@@ -1,0 +1,57 @@
+"""Examples under each ``--help``: what one would type, and what it answers. Every line is run by a test."""
+
+from __future__ import annotations
+
+import click
+
+SCENARIO = "docs/examples/deepseek-v3-cloudmatrix384.toml"
+
+# command -> (what it answers, what one types)
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "compare": (
+        ("Three machines, each as one buys it", "fullmesh compare deepseek-v3"),
+        (
+            "A given batch on equal numbers of devices",
+            'fullmesh compare llama-3-8b --on h200,gb200 --chips 64 --batch "4M tokens"',
+        ),
+        (
+            "The cheapest plan, one row a machine",
+            "fullmesh compare llama-3-8b --on h100,gb200 --objective money --csv",
+        ),
+    ),
+    "plan": (
+        ("The three best layouts on two nodes", "fullmesh plan llama-3-8b --on h200 --chips 16 --top 3"),
+        (
+            "All figures for a program",
+            "fullmesh plan qwen3-30b-a3b --on cloudmatrix384 --chips 64 --json",
+        ),
+    ),
+    "simulate": (
+        ("Where the step of a plan goes", f"fullmesh simulate {SCENARIO}"),
+        ("All figures for a program", f"fullmesh simulate {SCENARIO} --json"),
+    ),
+    "fabric": (
+        ("Links, switches and bandwidth", "fullmesh fabric gb200-nvl72"),
+        ("What a failed switch leaves", "fullmesh fabric gb200-nvl72 --fail nvswitch=1"),
+    ),
+    "validate": (("Every published result, the three worst by name", "fullmesh validate --worst 3"),),
+    "calibrate": (("What can be fitted", "fullmesh calibrate --help"),),
+    "catalog": (
+        ("All chips and machines", "fullmesh catalog"),
+        ("What sources disagree about", "fullmesh catalog --conflicts --parameter power"),
+    ),
+    "catalog show": (("One machine, every figure with its source", "fullmesh catalog show cloudmatrix384"),),
+    "doctor": (("What is installed and what is missing", "fullmesh doctor"),),
+}
+
+
+def attach(command: click.Command, name: str) -> click.Command:
+    """Put the examples of a command under its help, and those of commands inside it under theirs."""
+    lines = [line for about, typed in EXAMPLES.get(name, ()) for line in (f"  {about}:", f"    $ {typed}")]
+    if lines and not command.epilog:
+        # the first line keeps Click from filling the rest into a paragraph
+        command.epilog = "\b\n" + "\n".join(["Examples:", *lines])
+    if isinstance(command, click.Group):
+        for inner, found in command.commands.items():
+            attach(found, f"{name} {inner}")
+    return command

@@ -1,0 +1,63 @@
+"""What a search found as plain records and flat rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from fullmesh.outcomes.fields import (
+    ESTIMATE_COLUMNS,
+    ESTIMATE_FIELDS,
+    estimate_record,
+    infeasible_record,
+    plan_record,
+    plan_row,
+)
+from fullmesh.output.fields import row
+from fullmesh.plan.plan import FIELDS
+from fullmesh.search.engine import SearchResult
+from fullmesh.workload.parameters import parameter_counts
+
+PLAN_CSV_COLUMNS = ("rank", "plan", "devices", *FIELDS, *ESTIMATE_COLUMNS)
+
+
+def search_record(found: SearchResult) -> dict[str, Any]:
+    """What a search found."""
+    counts = parameter_counts(found.model)
+    return {
+        "model": found.model.id,
+        "parameters": counts.total,
+        "active_parameters": counts.active,
+        "machine": found.machine.id,
+        "num_devices": found.machine.num_devices,
+        "global_batch": found.gbs,
+        "seq": found.seq,
+        "precision": found.precision,
+        "substituted": found.substituted,
+        "objective": found.objective,
+        "software": found.software.label,
+        "stack": found.software.stack,
+        "plans_enumerated": found.num_enumerated,
+        "plans_priced": found.num_priced,
+        "plans_fitting": found.num_fitting,
+        "rejected": [dataclasses.asdict(r) for r in found.rejected],
+        "ties": found.num_ties,
+        "tie_ratio": found.tie_ratio if math.isfinite(found.tie_ratio) else None,
+        "ranked": [estimate_record(e) for e in found.ranked],
+        "second": None if found.second is None else estimate_record(found.second),
+        "with_memory_to_spare": None if found.roomy is None else estimate_record(found.roomy),
+        "with_all_devices": None if found.whole is None else estimate_record(found.whole),
+        "pareto": [
+            {"plan": plan_record(e.plan), "step_s": e.step_s, "memory_bytes": e.memory_bytes}
+            for e in found.pareto
+        ],
+        "closest": None if found.closest is None else infeasible_record(found.closest),
+    }
+
+
+def search_rows(found: SearchResult) -> list[dict[str, Any]]:
+    """The ranked plans as flat rows with the columns of ``PLAN_CSV_COLUMNS``."""
+    return [
+        {"rank": rank} | plan_row(e.plan) | row(ESTIMATE_FIELDS, e) for rank, e in enumerate(found.ranked, 1)
+    ]

@@ -1,0 +1,266 @@
+"""What users give, read and checked in one place for every command and for Python: words and numbers in, values out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fullmesh.catalog import Price, load_prices
+from fullmesh.errors import ScenarioError, did_you_mean
+from fullmesh.machine import Machine, load_machine
+from fullmesh.plan.plan import FIELDS
+from fullmesh.search import OBJECTIVES
+from fullmesh.study.sizing import BASES
+from fullmesh.workload import ModelSpec
+from fullmesh.workload.readers.huggingface import load_model
+
+DEFAULT_MACHINES = ("cloudmatrix384", "gb200-nvl72", "h200")
+DEFAULT_TOKENS = 1e12
+# the most tokens of a run, far above any; their products with prices and times are still exact enough
+_MOST_TOKENS = 1e18
+_DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+# a sequence of 8k is one of 8,192 tokens wherever models are described
+_BINARY = {"": 1, "k": 2**10, "m": 2**20}
+_NUMBER = r"(\d{1,18}(?:\.\d{1,18})?(?:[eE]\+?\d{1,2})?)"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The checked options of a comparison or a search.
+
+    Parameters
+    ----------
+    gbs : int or None
+        Global batch in sequences; None where one is to be chosen.
+    batch_tokens : float or None
+        Tokens that the chosen batch shall be near.
+    seq : int or None
+    precision, objective, basis : str
+    num_tokens : float
+        Of a whole training run.
+    offload : bool
+    """
+
+    gbs: int | None
+    batch_tokens: float | None
+    seq: int | None
+    precision: str
+    objective: str
+    basis: str
+    num_tokens: float
+    offload: bool
+
+
+def read_options(
+    *,
+    batch: int | str | None = None,
+    seq: int | str | None = None,
+    precision: str = "bf16",
+    objective: str = "time",
+    basis: str = "units",
+    tokens: float | str = DEFAULT_TOKENS,
+    offload: bool = False,
+) -> Options:
+    """Check the options that commands and functions share.
+
+    Raises
+    ------
+    FullmeshError
+        One of them is out of range, unknown or cannot be read.
+    """
+    FIELDS["precision"].check(precision, where="--precision")
+    for option, value, known in (("--objective", objective, OBJECTIVES), ("--basis", basis, BASES)):
+        if value not in known:
+            raise ScenarioError(
+                f"unknown {option[2:]} {_shown(value)}",
+                where=option,
+                expected="one of " + ", ".join(known),
+                hint=did_you_mean(str(value)[:50], list(known)),
+            )
+    gbs, batch_tokens = read_batch(batch)
+    return Options(
+        gbs=gbs,
+        batch_tokens=batch_tokens,
+        seq=read_seq(seq),
+        precision=precision,
+        objective=objective,
+        basis=basis,
+        num_tokens=read_tokens(tokens),
+        offload=bool(offload),
+    )
+
+
+def read_seq(value: int | str | None) -> int | None:
+    """A sequence length in tokens: ``8192``, ``"8192"`` or ``"8k"`` (1k is 1,024).
+
+    Raises
+    ------
+    FullmeshError
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([+-]?\d{1,18})\s*([kKmM]?)i?\s*", value, re.ASCII)
+        if match is None:
+            raise ScenarioError(
+                f"cannot read {_shown(value)} as a sequence length",
+                where="--seq",
+                expected="a number of tokens",
+                hint="for instance 8192 or 8k",
+            )
+        value = int(match[1]) * _BINARY[match[2].lower()]
+    if value is not None:
+        FIELDS["seq"].check(value, where="--seq", called="sequence length")
+    return value
+
+
+def read_batch(value: int | str | None) -> tuple[int | None, float | None]:
+    """A global batch: sequences (``512``), or tokens to be near (``"4M tokens"``, ``"4Mtok"``).
+
+    Returns
+    -------
+    tuple of (int or None, float or None)
+        Sequences, and tokens; both None where the batch is to be chosen.
+
+    Raises
+    ------
+    FullmeshError
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(rf"\s*{_NUMBER}\s*([kKmMgGbBtT]?)i?\s*(?:tokens?|tok)\s*", value, re.ASCII)
+        if match is not None:
+            tokens = float(match[1]) * _DECIMAL[match[2].lower()]
+            if not 1.0 <= tokens <= _MOST_TOKENS:
+                raise ScenarioError(
+                    f"a global batch of {tokens:g} tokens", where="--batch", expected="at least one token"
+                )
+            return None, tokens
+        match = re.fullmatch(r"\s*([+-]?\d{1,18})\s*(?:sequences?)?\s*", value, re.ASCII)
+        if match is None:
+            raise ScenarioError(
+                f"cannot read {_shown(value)} as a global batch",
+                where="--batch",
+                expected="a number of sequences, or a number of tokens with that word",
+                hint='for instance 512 or "4M tokens"',
+            )
+        value = int(match[1])
+    if value is not None:
+        FIELDS["gbs"].check(value, where="--batch", called="global batch")
+    return value, None
+
+
+def read_tokens(value: float | str) -> float:
+    """Tokens of a run: ``"15T"`` is 15e12, ``"300B"`` 300e9, ``"1e12"`` itself.
+
+    Raises
+    ------
+    ScenarioError
+        Not a positive number of tokens.
+    """
+    found = math.nan
+    if isinstance(value, str):
+        match = re.fullmatch(rf"\s*{_NUMBER}\s*([kKmMgGbBtT]?)\s*(?:tokens?|tok)?\s*", value, re.ASCII)
+        if match is not None:
+            found = float(match[1]) * _DECIMAL[match[2].lower()]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found = float(value) if abs(value) <= _MOST_TOKENS else math.inf
+    if not 0.0 < found <= _MOST_TOKENS:
+        raise ScenarioError(
+            f"cannot read {_shown(value)} as tokens",
+            where="--tokens",
+            expected="a positive number of tokens",
+            hint="for instance 300B or 15T",
+        )
+    return found
+
+
+def read_chips(value: int | str | Sequence[int] | None, num_machines: int) -> list[int | None]:
+    """Devices of each machine: one number for all, or one for each; None leaves the size open.
+
+    Raises
+    ------
+    ScenarioError
+        Not that many whole numbers of at least 1.
+    """
+    if value is None:
+        return [None] * num_machines
+    parts: Sequence[object] = (
+        value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
+    )
+    counts: list[int | None] = []
+    for part in parts:
+        text = str(part).strip()
+        if isinstance(part, bool) or re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII) is None:
+            problem = f"cannot read {_shown(value)}"
+        elif int(text) < 1:
+            problem = f"{text} is not allowed"
+        else:
+            counts.append(int(text))
+            continue
+        raise ScenarioError(
+            problem,
+            where="--chips",
+            expected="whole numbers of at least 1, separated by commas",
+            hint="for instance 64, or 768,72,384 for three machines",
+        )
+    if len(counts) == 1:
+        counts *= num_machines
+    if len(counts) != num_machines:
+        raise ScenarioError(
+            f"{len(counts)} numbers of chips for {num_machines} machines",
+            where="--chips",
+            expected="one number for all machines, or one for each",
+            hint="separate them by commas, in the order of --on",
+        )
+    return counts
+
+
+def read_machines(
+    on: str | Machine | Sequence[str | Machine], chips: int | str | Sequence[int] | None = None
+) -> list[Machine]:
+    """Machines by name or file (several in one text with commas), or as they are.
+
+    Raises
+    ------
+    FullmeshError
+        None is named, one is unknown or cannot have that size.
+    """
+    given = on.split(",") if isinstance(on, str) else [on] if isinstance(on, Machine) else list(on)
+    names = [n if isinstance(n, Machine) else n.strip() for n in given]
+    names = [n for n in names if n]
+    if not names:
+        raise ScenarioError(
+            "no machine is named", where="--on", hint="name some with --on, for instance gb200-nvl72,h200"
+        )
+    counts = read_chips(chips, len(names))
+    return [
+        (n if c is None else n.resized(c)) if isinstance(n, Machine) else load_machine(n, num_devices=c)
+        for n, c in zip(names, counts, strict=True)
+    ]
+
+
+def read_model(model: str | Path | ModelSpec) -> ModelSpec:
+    """A model by name or file, or as it is.
+
+    Raises
+    ------
+    ModelError
+    """
+    return model if isinstance(model, ModelSpec) else load_model(model)
+
+
+def read_prices(path: str | Path | None) -> tuple[Price, ...] | None:
+    """A user's price file, None for the shipped one.
+
+    Raises
+    ------
+    CatalogError
+    """
+    return None if path is None else load_prices(path)
+
+
+def _shown(value: object) -> str:
+    """A value as an error repeats it."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,0 +1,121 @@
+"""Every command fits 80 columns or wraps by design, figures stay whole, NO_COLOR leaves no escape codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from fullmesh.faces.cli.sheet import Sheet
+from fullmesh.faces.cli.tables import show, table
+
+CommandLine = Callable[..., tuple[int, str, str]]
+EXAMPLE = str(Path(__file__).parents[2] / "docs" / "examples" / "deepseek-v3-cloudmatrix384.toml")
+COMMANDS = [
+    ["compare", "deepseek-v3"],
+    ["compare", "deepseek-v3", "--lang", "zh"],
+    ["compare", "llama-3-8b", "--on", "cloudmatrix384,gb200,h200,h100,b200,dgx-a100"],
+    ["plan", "qwen3-30b-a3b", "--on", "cloudmatrix384", "--chips", "64"],
+    ["plan", "llama-3-8b", "--on", "cloudmatrix384", "--objective", "money"],
+    ["plan", "llama-3.1-405b", "--on", "h200", "--chips", "8"],
+    ["simulate", EXAMPLE, "--level", "bottleneck", "--straggler", "rank=17:1.2"],
+    ["catalog"],
+    ["catalog", "--item", "h200"],
+    ["catalog", "show", "gb200-nvl72"],
+    ["catalog", "show", "cloudmatrix384"],
+    ["doctor"],
+    ["validate", "--worst", "3"],
+]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("args", COMMANDS, ids=lambda a: " ".join(a)[:40])
+def test_every_line_fits(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, args: list[str], width: int
+) -> None:
+    if args[0] == "validate" and width != 80:
+        pytest.skip("one width is enough of the slowest command")
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, err = command_line(*args)
+    assert code in (0, 3), err
+    assert max(cell_len(line) for line in out.splitlines()) <= width
+    # figures stay whole: no line holds a broken one
+    assert not re.search(r"\d,\s*$|\d\.\s*$", re.sub(r"[^\n]*[a-z] \S*\n", "", out)) or args[0] != "plan"
+
+
+def test_narrow_tables_say_what_they_leave_out(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("plan", "qwen3-30b-a3b", "--on", "h200", "--chips", "16", "--top", "3")
+    monkeypatch.setenv("COLUMNS", "80")
+    _, narrow, _ = command_line(*args)
+    monkeypatch.setenv("COLUMNS", "160")
+    _, wide, _ = command_line(*args)
+    assert "not shown at this width: 80 % interval, HFU" in narrow
+    assert "not shown" not in wide
+    assert "HFU" in wide
+
+
+def test_many_machines_continue_below(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = command_line("compare", "llama-3-8b", "--on", "cloudmatrix384,gb200,h200,h100,b200,dgx-a100")
+    assert sum(line.strip().startswith("step time") for line in out.splitlines()) == 2
+
+
+def rendered(
+    sheet: Sheet, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(sheet)
+    return capsys.readouterr().out
+
+
+def test_figures_are_never_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = table("Heading", "text", *(f"figure {i}>" for i in range(5)), leading=1)
+    sheet.add_row("many words that may well be wrapped at blanks", *("1,234,567.89 unit/s" for _ in range(5)))
+    out = rendered(sheet, 60, monkeypatch, capsys)
+    assert out.count("1,234,567.89 unit/s") == 5
+    assert out.startswith("Heading")
+
+
+def test_names_with_brackets_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = table("", "name")
+    sheet.add_row("pip install 'fullmesh[data]' :smile:")
+    assert "fullmesh[data]' :smile:" in rendered(sheet, 80, monkeypatch, capsys)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("plain", [True, False])
+def test_no_colour_leaves_no_codes(plain: bool) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
+    env |= {"TERM": "xterm-256color", "COLUMNS": "80"} | ({"NO_COLOR": "1"} if plain else {})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fullmesh.faces.cli.main", "catalog", "--item", "h200"], stdout=slave, env=env
+    )
+    os.close(slave)
+    text = b""
+    while True:
+        try:
+            block = os.read(master, 65536)
+        except OSError:  # the other side has closed
+            break
+        if not block:
+            break
+        text += block
+    os.close(master)
+    assert process.wait() == 0
+    assert b"h200" in text
+    assert (b"\x1b" in text) is not plain

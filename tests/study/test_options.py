@@ -1,0 +1,113 @@
+"""Options are read in one place: Python and the command line refuse the same values with the same message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import fullmesh
+from fullmesh.errors import FullmeshError
+from fullmesh.study.options import read_batch, read_chips, read_machines, read_options, read_seq, read_tokens
+
+CommandLine = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("seq", 0), ("seq", -4096), ("seq", "8q"), ("seq", "1e9"), ("seq", 10**12), ("seq", "9" * 30), ("seq", "²"),
+        ("batch", 0), ("batch", -1), ("batch", "4M"), ("batch", "0 tokens"), ("batch", "nan tokens"),
+        ("chips", 0), ("chips", "8,x"), ("chips", "8,16"), ("chips", "1e2"),
+        ("precision", "fp4"), ("precision", ""), ("objective", "speed"), ("top", 0),
+    ],
+)  # fmt: skip
+def test_python_and_command_line_refuse_alike(command_line: CommandLine, option: str, value: Any) -> None:
+    with pytest.raises(FullmeshError) as caught:
+        fullmesh.best_plans("llama-3-8b", "h200", **{option: value})
+    error = caught.value
+    assert error.where == f"--{option}"
+    assert error.expected or error.hint
+    code, out, err = command_line("plan", "llama-3-8b", "--on", "h200", f"--{option}={value}")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    if option != "objective":  # the command line knows its choices before anything runs
+        assert f"--{option}: " in err
+        assert error.what in err or repr(str(value)) in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("basis", "weight"), ("tokens", "many"), ("tokens", 0), ("tokens", float("nan")), ("tokens", "1e99T")],
+)
+def test_a_comparison_refuses_too(option: str, value: Any) -> None:
+    with pytest.raises(FullmeshError) as caught:
+        fullmesh.compare("llama-3-8b", "h200", **{option: value})
+    assert caught.value.where == f"--{option}"
+
+
+@pytest.mark.parametrize("value", [True, 2.5, None, [8192], "8k "])
+def test_a_value_of_another_type_is_no_traceback(value: Any) -> None:
+    if value is None or value == "8k ":
+        assert read_seq(value) in (None, 8192)
+        return
+    with pytest.raises(FullmeshError):
+        read_seq(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("8k", 8192), ("8K", 8192), ("8Ki", 8192), ("8192", 8192), (8192, 8192), ("1M", 2**20)]
+)  # fmt: skip
+def test_a_sequence_of_8k(text: int | str, tokens: int) -> None:
+    assert read_seq(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (512, (512, None)), ("512", (512, None)), ("512 sequences", (512, None)), ("4M tokens", (None, 4e6)),
+        ("4Mtok", (None, 4e6)), ("4M tok", (None, 4e6)), ("1e6 tokens", (None, 1e6)), (None, (None, None)),
+    ],
+)  # fmt: skip
+def test_a_batch_in_sequences_or_tokens(
+    text: int | str | None, found: tuple[int | None, float | None]
+) -> None:
+    assert read_batch(text) == found
+
+
+def test_a_batch_in_tokens_divides_on_every_machine() -> None:
+    result = fullmesh.compare("llama-3-8b", "gb200-nvl72,h200", batch="4M tokens", seq="8k")
+    assert result.seq == 8192
+    assert result.gbs % 9 == 0
+    assert 0.6 < result.gbs * result.seq / 4e6 < 1.5
+    assert "4 M tokens" in result.batch_note
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("15T", 15e12), ("300B", 300e9), (1e12, 1e12), ("1e12", 1e12)])
+def test_tokens_of_a_run(text: float | str, tokens: float) -> None:
+    assert read_tokens(text) == tokens
+
+
+def test_one_number_of_chips_for_all_machines() -> None:
+    assert read_chips("64", 3) == [64, 64, 64]
+    assert read_chips([768, 72], 2) == [768, 72]
+    assert [m.num_devices for m in read_machines("h200, gb200", "16,8")] == [16, 8]
+
+
+def test_defaults_leave_the_choice_open() -> None:
+    options = read_options()
+    assert (options.gbs, options.seq, options.batch_tokens) == (None, None, None)
+
+
+def test_machines_that_leave_devices_unused_show_what_all_would_do(command_line: CommandLine) -> None:
+    found = fullmesh.best_plans("llama-3-8b", "cloudmatrix384", objective="money", top=1)
+    assert found.best is not None
+    assert found.whole is not None
+    assert found.best.plan.num_devices < 768 == found.whole.plan.num_devices
+    assert found.whole_cost > 0
+    assert found.whole.step_s < found.best.step_s
+    _, out, _ = command_line("compare", "llama-3-8b", "--on", "cloudmatrix384", "--objective", "money")
+    assert "with all devices" in out
+    assert "times as fast" in out
+    assert fullmesh.best_plans("llama-3-8b", "cloudmatrix384", top=1).whole is None
