@@ -42,6 +42,16 @@ def list_chips() -> tuple[str, ...]:
     return tuple(_entries())
 
 
+@functools.cache
+def chip_names() -> Mapping[str, str]:
+    """Every name under which a chip is known (``ascend-910b3``, ``910b3``), and its id."""
+    names: dict[str, str] = {}
+    for chip_id, entry in _entries().items():
+        for name in (chip_id, chip_id.removeprefix("ascend-"), entry.name.lower().replace(" ", "-")):
+            names.setdefault(name, chip_id)
+    return MappingProxyType(names)
+
+
 def operator_profiles() -> tuple[str, ...]:
     """The operator profiles that a chip may name."""
     return tuple(dict.fromkeys(e.operator_profile for e in _entries().values()))
@@ -104,6 +114,7 @@ def build_chip(chip_id: str, entry: ChipEntry, facts: FactBook) -> Chip:
         operator_profile=entry.operator_profile,
         host_bytes_per_s=None if host is None else host.si_value,
         die=entry.die or chip_id,
+        announced=any(f.kind == "announced" and f.status == "used" for f in facts.rows(chip_id)),
     )
 
 

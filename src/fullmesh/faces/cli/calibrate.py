@@ -71,7 +71,10 @@ def operators(folder: Path | None, package: bool, out: Path | None) -> None:
     help="File to write (default: the shipped profile).",
 )
 def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
-    """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped."""
+    """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped.
+
+    For closed forms and for the wired fabric alike.
+    """
     from fullmesh.calibrate.collectives.fit import fit_collectives, write_profile
     from fullmesh.calibrate.operators.package import fit_collectives_to_package
 
