@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fullmesh.catalog import load_facts
 from fullmesh.errors import CatalogError
 from fullmesh.machine import Machine, list_chips, list_machines, load_chip, load_machine
-from fullmesh.machine.load import MACHINES_DIR, load_machine_record, machine_aliases
+from fullmesh.machine.load import load_machine_record
+from fullmesh.machine.names import MACHINES_DIR, machine_aliases
 
 CHIPS = {
     "a100-40",
@@ -54,7 +55,7 @@ MACHINES = {
 USER_FILE = """\
 id = "my-cluster"
 name = "My cluster"
-software = "Megatron-Core 26.06"
+software = "megatron-core"
 source = "our own data sheet"
 
 [chip]

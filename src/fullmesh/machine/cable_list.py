@@ -64,18 +64,19 @@ def read_cable_list(spec: CableListSpec, figures: Figures) -> CableList:
 def _numbers(spec: CableListSpec, lines: SourceLines) -> dict[str, int]:
     number: dict[str, int] = {}
     places: dict[str, str] = {}
-    for table, nodes in (("device", spec.device), ("switch", spec.switch)):
-        for i, node in enumerate(nodes):
-            here = lines.where((table, i, "name"))
-            if node.name in number:
-                raise CatalogError(
-                    f"duplicate name {node.name!r}",
-                    where=here,
-                    expected="every name once",
-                    hint=f"first used at {places[node.name]}",
-                )
-            number[node.name] = len(number)
-            places[node.name] = here
+    named = [("device", i, node.name) for i, node in enumerate(spec.device)]
+    named += [("switch", i, node.name) for i, node in enumerate(spec.switch)]
+    for table, i, name in named:
+        here = lines.where((table, i, "name"))
+        if name in number:
+            raise CatalogError(
+                f"duplicate name {name!r}",
+                where=here,
+                expected="every name once",
+                hint=f"first used at {places[name]}",
+            )
+        number[name] = len(number)
+        places[name] = here
     return number
 
 

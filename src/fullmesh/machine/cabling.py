@@ -61,12 +61,16 @@ def read_wirings(spec: MachineSpec, figures: Figures, tiers: Sequence[Tier]) -> 
     for index, form in enumerate(spec.wiring):
         place = _Place(figures, index, form, spec.size.devices_per_node)
         if not place.name:
-            raise place.error("the wiring names no tiers", expected="tiers, or a name and endpoints to attach")
+            raise place.error(
+                "the wiring names no tiers", expected="tiers, or a name and endpoints to attach"
+            )
         for name in form.tiers:
             if name not in by_name:
                 raise place.error(f"no tier {name!r}", "tiers", hint=did_you_mean(name, list(by_name)))
             if name in wired:
-                raise place.error(f"the tier {name!r} is wired twice", "tiers", hint=f"also by {wired[name]!r}")
+                raise place.error(
+                    f"the tier {name!r} is wired twice", "tiers", hint=f"also by {wired[name]!r}"
+                )
             wired[name] = place.name
         if any(w.name == place.name for w in out):
             raise place.error(f"duplicate name {place.name!r}", "name", expected="every name once")
@@ -211,12 +215,12 @@ def _grid(place: _Place, form: GridSpec, tiers: list[Tier]) -> GridShape:
     tier, wrap = tiers[0], form.kind == "torus"
     full = tier.full_num_devices
     if form.sizes and full is not None and math.prod(form.sizes) != full:
-        raise place.error(f"a grid of {math.prod(form.sizes)} devices", "sizes", expected=f"the {full} of its tier")
+        raise place.error(
+            f"a grid of {math.prod(form.sizes)} devices", "sizes", expected=f"the {full} of its tier"
+        )
     label = f"wiring {place.name}: link"
     rates = tuple(
-        place.figures.read(
-            text, "bytes_per_s", label, ("wiring", place.index, "link"), form.source
-        ).si_value
+        place.figures.read(text, "bytes_per_s", label, ("wiring", place.index, "link"), form.source).si_value
         for text in form.link
     )
     if rates and len(rates) != max(len(form.sizes), 1):

@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from fullmesh.catalog.facts import FACTS_DIR, Fact, FactBook, load_facts
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.hardware import Chip, DeviceBasis
+from fullmesh.machine.hardware import Chip
+from fullmesh.machine.wiring import DeviceBasis
 
 DTYPES = ("bf16", "fp16", "fp8", "nvfp4", "int8", "fp32")
 

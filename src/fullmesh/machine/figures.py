@@ -33,7 +33,14 @@ class Figures:
     quantities: list[Quantity] = dataclasses.field(default_factory=list)
 
     def read(
-        self, text: str, dimension: str, label: str, location: Location, source: str = "", *, zero: bool = False
+        self,
+        text: str,
+        dimension: str,
+        label: str,
+        location: Location,
+        source: str = "",
+        *,
+        zero: bool = False,
     ) -> Quantity:
         """A figure that must be there.
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.hardware import DeviceBasis, TierKind
+from fullmesh.machine.hardware import TierKind
+from fullmesh.machine.wiring import DeviceBasis
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 Natural = Annotated[int, pydantic.Field(ge=0)]
@@ -235,8 +236,8 @@ class CableListSpec(_Strict):
 
 
 _MODELS = (
-    MachineSpec, ChipSpec, SizeSpec, TierSpec, PowerSpec, PublishedSpec, EndpointSpec, AttachSpec, ClosSpec, FatTreeSpec,
-    GridSpec, DragonflySpec, CableListSpec, DeviceSpec, SwitchSpec, CableSpec,
+    MachineSpec, ChipSpec, SizeSpec, TierSpec, PowerSpec, PublishedSpec, EndpointSpec, AttachSpec, ClosSpec,
+    FatTreeSpec, GridSpec, DragonflySpec, CableListSpec, DeviceSpec, SwitchSpec, CableSpec,
 )  # fmt: skip
 Location = tuple[str | int, ...]
 

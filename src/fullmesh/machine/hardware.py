@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from fullmesh.machine.wiring import Endpoint, TierWiring
+from fullmesh.machine.wiring import DeviceBasis, Endpoint, TierWiring
 
-DeviceBasis = Literal["gpu", "npu", "die"]
 TierKind = Literal["package", "switch", "mesh", "rail"]
 
 
@@ -263,6 +262,4 @@ class Machine:
 
     def resized(self, num_devices: int) -> Machine:
         """The same kind of machine with another number of devices; see `resize_tiers`."""
-        return dataclasses.replace(
-            self, num_devices=num_devices, tiers=resize_tiers(self.tiers, num_devices)
-        )
+        return dataclasses.replace(self, num_devices=num_devices, tiers=resize_tiers(self.tiers, num_devices))

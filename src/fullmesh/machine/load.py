@@ -241,9 +241,7 @@ def _with_totals(machine: Machine, spec: MachineSpec, figures: Figures) -> Machi
     )
 
 
-def _software(
-    spec: MachineSpec, lines: SourceLines, chip: Chip
-) -> tuple[str, tuple[Borrowed, ...]]:
+def _software(spec: MachineSpec, lines: SourceLines, chip: Chip) -> tuple[str, tuple[Borrowed, ...]]:
     """The software that the file names, or that of its chip's family, which is then borrowed."""
     if spec.software is not None:
         return find_software(spec.software, where=lines.where(("software",))).name, ()

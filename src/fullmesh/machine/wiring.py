@@ -8,12 +8,14 @@ readings of one description.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fullmesh.machine.hardware import Tier
+
+DeviceBasis = Literal["gpu", "npu", "die"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +186,7 @@ class CableList:
 
     id: str
     name: str
-    device_basis: str
+    device_basis: DeviceBasis
     devices: tuple[str, ...]
     switch_tiers: tuple[str, ...]
     cables: tuple[Cable, ...]
@@ -213,7 +215,5 @@ def complete_wirings(tiers: Sequence[Tier], wirings: Sequence[TierWiring]) -> tu
         if tier.name not in wired
     ]
     return tuple(
-        sorted(
-            (*wirings, *plain), key=lambda w: min((place[name] for name in w.tiers), default=len(tiers))
-        )
+        sorted((*wirings, *plain), key=lambda w: min((place[name] for name in w.tiers), default=len(tiers)))
     )

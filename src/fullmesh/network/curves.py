@@ -2,8 +2,8 @@
 
 One curve is one library on one machine with one number of ranks, over message sizes:
 ``seconds = a + bytes / b + c * bytes ** q``: a floor, a wire, and the slow approach between them. The four numbers of
-each curve are fitted to measured points by `fullmesh calibrate collectives` and lie in the collective profile; ranks in between are
-interpolated.
+each curve are fitted to measured points by `fullmesh calibrate collectives` and lie in the collective profile; ranks
+in between are interpolated.
 """
 
 from __future__ import annotations

@@ -74,9 +74,7 @@ def _nccl(path: Path) -> Iterator[Point]:
     """The newest release of each system."""
     rows = [
         (line, r)
-        for line, r in read_rows(
-            path, ("system", "nccl", "op_name", "num_gpus", "bytes", "latency_us")
-        )
+        for line, r in read_rows(path, ("system", "nccl", "op_name", "num_gpus", "bytes", "latency_us"))
         if r["system"] in NCCL_SYSTEMS
     ]
     newest: dict[str, tuple[int, ...]] = {}
@@ -136,9 +134,7 @@ def _exchange(machine: str, family: str, operation: str, numbers: tuple[float, .
     """A dispatch in FP8 or a combine in BF16 of eight ranks a node, every token counted once for each expert."""
     nodes, tokens, hidden, topk, microseconds = numbers
     width = DTYPE_BYTES["fp8" if operation == "dispatch" else "bfloat16"]
-    return _point(
-        machine, family, operation, 8 * nodes, tokens * hidden * topk * width, microseconds * 1e-6
-    )
+    return _point(machine, family, operation, 8 * nodes, tokens * hidden * topk * width, microseconds * 1e-6)
 
 
 _READERS = {
@@ -269,6 +265,14 @@ def write_points(shown: list[Point], path: Path = POINTS) -> None:
         "machine,family,kind,ranks,bytes,seconds,fitted,source",
     ]
     for p in shown:
-        cells = (p.machine, p.family, p.kind, p.ranks, f"{p.num_bytes:.10g}", f"{p.seconds:.5g}", int(p.fitted))
+        cells = (
+            p.machine,
+            p.family,
+            p.kind,
+            p.ranks,
+            f"{p.num_bytes:.10g}",
+            f"{p.seconds:.5g}",
+            int(p.fitted),
+        )
         lines.append(",".join(map(str, cells)) + f',"{p.source}"')
     write_text(path, "\n".join(lines) + "\n")

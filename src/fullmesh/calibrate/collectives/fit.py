@@ -23,7 +23,7 @@ from fullmesh.cost.collectives.constants import PROFILE, Column, Fabric, parse_p
 from fullmesh.cost.collectives.experts import experts_s
 from fullmesh.errors import CatalogError, ResultsError
 from fullmesh.files import write_text
-from fullmesh.machine import Tier, load_machine
+from fullmesh.machine import load_machine
 
 START = PROFILE.with_name("collectives_start.toml")
 #: Bounds of what may be fitted: physical (a share is at most one) or wide enough never to bind without reason.
@@ -379,7 +379,7 @@ def fit_links(document: Document, curves: Sequence[Curve]) -> list[Document]:
             fact = load_facts().used(*entry["reached"].split("/"), where=START.name)
             efficiency = round(fact.si_value / tier.bytes_per_s, 4)
             evidence = f"{fact.value:g} {fact.unit} of {tier.bytes_per_s / 1e9:g} GB/s: {fact.source}"
-        reduction = _reduction_share(curves, entry["reduction"], tier) if "reduction" in entry else 1.0
+        reduction = _reduction_share(curves, entry["reduction"], tier.name) if "reduction" in entry else 1.0
         notes = [evidence, *([f"reductions: {entry['reduction']}"] if "reduction" in entry else [])]
         out.append(
             {
@@ -398,14 +398,14 @@ def fit_links(document: Document, curves: Sequence[Curve]) -> list[Document]:
     return out
 
 
-def _reduction_share(curves: Sequence[Curve], name: str, tier: Tier) -> float:
-    """Share of the line rate inside switches that reduce, where n (p + 1) / p bytes pass a port each way."""
+def _reduction_share(curves: Sequence[Curve], name: str, tier: str) -> float:
+    """Largest share of the line rate inside switches that reduce, where n (p + 1) / p bytes pass a port each way."""
     curve = next((c for c in curves if c.name == name and c.kind == "all_reduce"), None)
     if curve is None:
         raise CatalogError(f"no published curve is called {name!r}", where=START.name)
-    at = int(np.argmax(curve.num_bytes))
-    wire = curve.num_bytes[at] * (curve.ranks[at] + 1.0) / curve.ranks[at]
-    return round(float(wire / curve.seconds[at] / tier.bytes_per_s), 3)
+    line = next(t.bytes_per_s for t in load_machine(curve.machine).tiers if t.name == tier)
+    wire = curve.num_bytes * (curve.ranks + 1.0) / curve.ranks
+    return round(float((wire / curve.seconds).max()) / line, 3)
 
 
 def _overall(

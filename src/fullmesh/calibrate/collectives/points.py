@@ -305,8 +305,7 @@ def read_deepep_low_latency(path: Path) -> list[Curve]:
     for line, row in read_rows(path, (*columns, "dispatch_avg_t_us", "combine_avg_t_us")):
         where = f"{path.name}:{line}"
         nodes, tokens, hidden, topk, experts = (
-            number(row, c, where)
-            for c in ("node_num", "num_token", "hidden_size", "num_topk", "num_experts")
+            number(row, c, where) for c in ("node_num", "num_token", "hidden_size", "num_topk", "num_experts")
         )
         role = "hold" if nodes == 4 else "fit"
         for phase, kind in (("dispatch", "fp8"), ("combine", "bfloat16")):

@@ -141,7 +141,12 @@ class _LayerBuilder:
     """One wiring of a fabric on its way to a layer of the graph."""
 
     def __init__(
-        self, fabric: FabricDescription, wiring: TierWiring, endpoints: Endpoints, at_link: int, at_switch: int
+        self,
+        fabric: FabricDescription,
+        wiring: TierWiring,
+        endpoints: Endpoints,
+        at_link: int,
+        at_switch: int,
     ) -> None:
         self.fabric, self.wiring, self.endpoints = fabric, wiring, endpoints
         self.at_link, self.at_switch = at_link, at_switch
@@ -159,14 +164,10 @@ class _LayerBuilder:
         match shape:
             case ClosShape():
                 plan = self._clos(shape)
-                return wire_clos(
-                    plan, self.endpoints, first_link=self.at_link, first_switch=self.at_switch
-                )
+                return wire_clos(plan, self.endpoints, first_link=self.at_link, first_switch=self.at_switch)
             case FatTreeShape():
                 plan = self._fat_tree(shape)
-                return wire_clos(
-                    plan, self.endpoints, first_link=self.at_link, first_switch=self.at_switch
-                )
+                return wire_clos(plan, self.endpoints, first_link=self.at_link, first_switch=self.at_switch)
             case GridShape():
                 return wire_grid(self._grid(shape), self.endpoints, first_link=self.at_link)
             case DragonflyShape():
@@ -212,7 +213,7 @@ class _LayerBuilder:
         def nodes(count: int | None) -> int:
             return everything if count is None else count * per_node
 
-        named = [self._full(t) for t in self.tiers]
+        named = [t.full_num_devices or everything for t in self.tiers]
         leaf = pod = nodes(shape.nodes_per_leaf)
         if len(named) == shape.depth:  # each level of switches is a tier
             leaf, pod = named[0], named[min(1, len(named) - 1)]

@@ -155,7 +155,9 @@ class DragonflyPlan:
     global_bytes_per_s: float
 
 
-def wire_dragonfly(plan: DragonflyPlan, endpoints: Endpoints, *, first_link: int, first_switch: int) -> Wiring:
+def wire_dragonfly(
+    plan: DragonflyPlan, endpoints: Endpoints, *, first_link: int, first_switch: int
+) -> Wiring:
     """Wire a dragonfly; the number of groups follows from the number of devices."""
     num_devices = endpoints.num_devices
     layer = DragonflyLayer(
@@ -186,7 +188,13 @@ def wire_dragonfly(plan: DragonflyPlan, endpoints: Endpoints, *, first_link: int
         src=np.concatenate([device, router_of, first_switch + here, first_switch + leave]),
         dst=np.concatenate([router_of, device, first_switch + there, first_switch + enter]),
         bytes_per_s=np.repeat(
-            [plan.access_bytes_per_s, plan.access_bytes_per_s, plan.local_bytes_per_s, plan.global_bytes_per_s], count
+            [
+                plan.access_bytes_per_s,
+                plan.access_bytes_per_s,
+                plan.local_bytes_per_s,
+                plan.global_bytes_per_s,
+            ],
+            count,
         ),
         kind=np.repeat([0, 0, 1, 2], count).astype(np.int64),
         plane=np.zeros(sum(count), np.int64),

@@ -228,7 +228,9 @@ def wire_grid(plan: GridPlan, endpoints: Endpoints, *, first_link: int) -> Wirin
         peer.append((at + other * ports + back_port).ravel())
         at += other.size
     peers = np.concatenate(peer).astype(np.int64)
-    kinds = (plan.link_name,) if len(sizes) == 1 else tuple(f"{plan.link_name}-{d}" for d in range(len(sizes)))
+    kinds = (
+        (plan.link_name,) if len(sizes) == 1 else tuple(f"{plan.link_name}-{d}" for d in range(len(sizes)))
+    )
     return Wiring(
         layer=dataclasses.replace(layer, num_links=at, peer=peers),
         src=np.concatenate(src),
