@@ -15,7 +15,8 @@ from fullmesh.cost.operators.kernels import gemm_s, load_profile
 from fullmesh.cost.stages import Stages, stage_table
 from fullmesh.cost.step import PARTS, StepTime, step_time
 from fullmesh.errors import PlanError
-from fullmesh.machine import Machine
+from fullmesh.machine import Borrowed, Machine
+from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.intervals import Interval, interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
@@ -121,6 +122,8 @@ class Estimate:
     energy_per_step_j: float | None
     energy_per_token_j: float | None
     energy_basis: str
+    borrowed: tuple[Borrowed, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def part_share(self, part: str) -> float:
         """Share of the step that one of ``parts_s`` takes."""
@@ -222,6 +225,7 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
     model, machine = result.model, result.machine
     t = result.times
     step = float(t.step_s[i])
+    caveats = caveats_of(machine, plan.stack)
     tokens = float(plan.gbs * plan.seq)
     recipe = RECIPES[plan.precision]
     peak = machine.chip.matrix_flop_per_s[recipe.linear]
@@ -240,7 +244,7 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
         step_s=step,
         low_s=float(t.low_s[i]),
         high_s=float(t.high_s[i]),
-        interval=interval_for(machine.chip.family, moe=model.is_moe, step_s=step),
+        interval=interval_for(machine.chip.family, moe=model.is_moe, step_s=step, unproven=caveats.unproven),
         parts_s={name: float(getattr(t, name)[i]) for name in PARTS},
         tokens_per_step=tokens,
         tokens_per_s=tokens / step,
@@ -254,6 +258,8 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
         energy_per_step_j=energy,
         energy_per_token_j=energy / tokens if energy is not None else None,
         energy_basis=machine.power_basis if power else "power not published",
+        borrowed=caveats.borrowed,
+        notes=caveats.notes,
     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fullmesh.errors import PlanError, did_you_mean
 from fullmesh.machine import Machine
+from fullmesh.outcomes.caveats import caveats_of, interval_of
 from fullmesh.outcomes.estimate import (
     Estimate,
     Evaluation,
@@ -19,7 +20,6 @@ from fullmesh.outcomes.estimate import (
     memory_limit,
     supported_precision,
 )
-from fullmesh.outcomes.intervals import interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
 from fullmesh.plan.plan import LARGEST, SIZE_RANGE
@@ -89,6 +89,11 @@ class SearchResult:
     def precision_flop_per_s(self) -> float:
         """Dense peak of one device in the precision used."""
         return self.machine.chip.matrix_flop_per_s[RECIPES[self.precision].linear]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the machine and its software borrow, and whether they are announced or never seen."""
+        return caveats_of(self.machine, self.software.stack).notes
 
     @property
     def roomy(self) -> Estimate | None:
@@ -226,7 +231,7 @@ def search(
     order = feasible[np.lexsort((memory[feasible], cost[feasible]))]
     leaders = _first_of_each(_layout(plans, order), order)
     best = int(leaders[0])
-    spread = interval_for(machine.chip.family, moe=model.is_moe, step_s=1.0).log_half_width * math.sqrt(2.0)
+    spread = interval_of(machine, moe=model.is_moe, step_s=1.0).log_half_width * math.sqrt(2.0)
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
     ranked = _estimates(model, machine, plans, leaders[:top])
     second = next((i for i in leaders if _really_different(plans, int(i), best)), None)

@@ -72,6 +72,8 @@ def estimate_record(e: Estimate) -> dict[str, Any]:
         "energy_per_step_j": e.energy_per_step_j,
         "energy_per_token_j": e.energy_per_token_j,
         "energy_basis": e.energy_basis,
+        "borrowed": [{"what": b.what, "from": b.source} for b in e.borrowed],
+        "notes": list(e.notes),
     }
 
 
@@ -129,6 +131,7 @@ def search_record(found: SearchResult) -> dict[str, Any]:
         "objective": found.objective,
         "software": found.software.label,
         "stack": found.software.stack,
+        "notes": list(found.notes),
         "plans_enumerated": found.num_enumerated,
         "plans_priced": found.num_priced,
         "plans_fitting": found.num_fitting,
@@ -162,6 +165,7 @@ def column_record(c: Column) -> dict[str, Any]:
         "power_basis": m.power_basis,
         "software": c.found.software.label,
         "stack": c.found.software.stack,
+        "notes": list(c.found.notes),
         "precision": c.found.precision,
         "substituted": c.found.substituted,
         "matrix_flop_per_s": c.matrix_flop_per_s,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ class StepFit:
     """Profiles fitted to published results.
 
     ``by_fold`` and ``by_publisher`` were fitted without a fold or a publisher; ``intervals`` are quantiles of the
-    cross-validated residuals, log(published / predicted), by chip family and kind of model.
+    cross-validated residuals, log(published / predicted), by chip family and kind of model; ``chips`` counts the
+    results fitted on by the very chip that they ran on.
     """
 
     profile: EffectProfile
@@ -49,6 +51,7 @@ class StepFit:
     configurations: tuple[str, ...]
     intervals: dict[str, dict[str, float]]
     coverage: dict[str, tuple[int, float]]
+    chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None) -> StepFit:
@@ -96,6 +99,9 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         ),
         intervals=_intervals(table, residual, np.log(published / unseen), use),
         coverage=_coverage(table, residual, np.log(published / unseen), use, fold),
+        chips=dict(
+            sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
+        ),
     )
 
 
@@ -189,5 +195,10 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
     )
     write_json(
         folder / "intervals.json",
-        {"provenance": provenance, "groups": fit.intervals, "coverage": fit.coverage},
+        {
+            "provenance": provenance,
+            "groups": fit.intervals,
+            "coverage": fit.coverage,
+            "chips": dict(fit.chips),
+        },
     )
