@@ -69,7 +69,7 @@ class ResultsError(FullmeshError):
 class TopologyError(FullmeshError):
     """A fabric description that is contradictory or incomplete."""
 
-    default_hint = "docs/fabric.md describes topology files and the options of `fullmesh fabric`"
+    default_hint = "docs/fabric.md describes how fabrics are written and the options of `fullmesh fabric`"
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

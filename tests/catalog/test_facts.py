@@ -58,7 +58,7 @@ def test_a_good_row_is_read_in_si_units(tmp_path: Path) -> None:
         ({"value": "0"}, "positive"),
         ({"value": "nan"}, "positive"),
         ({"value": "inf"}, "positive"),
-        ({"kind": "guess"}, "one of datasheet, measured, derived, assumed"),
+        ({"kind": "guess"}, "one of datasheet, measured, derived, assumed, announced"),
         ({"direction": "up"}, "one of one-way, both, -"),
         ({"status": "maybe"}, "one of used, alternative, rejected"),
     ],

@@ -10,8 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from fullmesh.faces.cli.fabric import command
+from fullmesh.machine.file_form import (
+    WIRING_KINDS,
+    CableSpec,
+    ClosSpec,
+    DragonflySpec,
+    FatTreeSpec,
+    GridSpec,
+)
 from fullmesh.network import summary as report
-from fullmesh.network.wiring.build import LAYER_KINDS, load_topology
+from fullmesh.network.wiring.build import load_topology
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fabric.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -37,7 +45,13 @@ def test_every_option_is_on_the_page_or_explained_by_help() -> None:
     options = {o for p in command.params for o in p.opts if o.startswith("--")}
     assert all(o in text for o in options)
     assert {o for o in options if o not in PAGE} <= {"--bytes", "--queue-pairs", "--level"}
-    assert all(f"`{kind}`" in PAGE for kind in LAYER_KINDS)
+    assert all(f"`{kind}`" in PAGE for kind in WIRING_KINDS)
+
+
+def test_every_key_of_a_wiring_is_on_the_page() -> None:
+    forms = (ClosSpec, FatTreeSpec, GridSpec, DragonflySpec, CableSpec)
+    keys = {key for form in forms for key in form.model_fields} - {"kind"}
+    assert all(f"`{key}`" in PAGE for key in keys)
 
 
 def test_failure_figures_of_the_page() -> None:

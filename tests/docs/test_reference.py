@@ -12,7 +12,16 @@ import pytest
 
 from fullmesh.catalog.prices import COLUMNS as PRICE_COLUMNS
 from fullmesh.faces.cli.main import COMMANDS
-from fullmesh.machine.file_form import ChipSpec, MachineSpec, PowerSpec, PublishedSpec, SizeSpec, TierSpec
+from fullmesh.machine.file_form import (
+    ChipSpec,
+    EndpointSpec,
+    MachineSpec,
+    PowerSpec,
+    PublishedSpec,
+    SizeSpec,
+    TierSpec,
+)
+from fullmesh.machine.software import load_software
 from fullmesh.plan import Plan
 from fullmesh.plan.plan import CHOICES, MODULES
 from oracles.readme_numbers import numbers
@@ -65,9 +74,10 @@ def test_every_field_of_a_plan() -> None:
 
 def test_every_key_of_a_machine_file_and_column_of_a_price_file() -> None:
     text = section("Machine files")
-    for model in (MachineSpec, SizeSpec, TierSpec, PowerSpec, PublishedSpec, ChipSpec):
+    for model in (MachineSpec, SizeSpec, TierSpec, EndpointSpec, PowerSpec, PublishedSpec, ChipSpec):
         for key in model.model_fields:
             assert f"`{key}`" in text or f"[{key}]" in text, key
+    assert all(f"`{name}`" in text for name in load_software())
     assert all(f"`{column}`" in section("Price files") for column in PRICE_COLUMNS)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from fullmesh.catalog import load_prices
 from fullmesh.data import DATA_DIR
 from fullmesh.machine import load_machine
-from fullmesh.machine.load import MACHINES_DIR
+from fullmesh.machine.names import MACHINES_DIR
 from fullmesh.network.wiring.build import load_topology
 from fullmesh.study.scenario import load_scenario
 
@@ -28,7 +28,7 @@ def test_a_price_file(tmp_path: Path) -> None:
 
 
 def test_a_topology_file(tmp_path: Path) -> None:
-    path = marked(DATA_DIR / "topologies" / "dgx-h200.toml", tmp_path / "mine.toml")
+    path = marked(MACHINES_DIR / "dgx-h200.toml", tmp_path / "mine.toml")
     assert load_topology(str(path)).num_devices == load_topology("dgx-h200").num_devices
 
 

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from fullmesh.errors import FullmeshError
 from fullmesh.faces.cli import main as entry
 from fullmesh.faces.cli.fabric import command
+from fullmesh.machine import load_machine
+from fullmesh.machine.names import MACHINES_DIR
 
 SUMMARY = {"devices", "switches", "links", "all_to_all"}
 
@@ -181,16 +183,58 @@ def test_mistakes_are_errors_with_exit_code_2(
     assert "error: " in capsys.readouterr().err
 
 
-def test_a_users_file_works(tmp_path: Path) -> None:
+MINE = """\
+id = "mine"
+name = "Mine"
+source = "mine"
+
+[size]
+default_devices = 64
+devices_per_node = 8
+devices_per_unit = 64
+unit_name = "rack"
+
+[[tier]]
+name = "ub-mesh"
+kind = "mesh"
+num_devices = "all"
+bandwidth = "392 GB/s"
+latency = "1 us"
+source = "mine"
+
+[[wiring]]
+tiers = ["ub-mesh"]
+kind = "full-mesh"
+sizes = [8, 8]
+source = "mine"
+"""
+
+
+def test_a_users_fabric_works(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(
-        'name = "mine"\ndevices = 64\n[[layer]]\nname = "ub-mesh"\nkind = "full-mesh"\nsizes = [8, 8]\n'
-        'link = "28 GB/s"\nlatency = "1 us"\nsource = "mine"\n',
-        encoding="utf-8",
-    )
+    path.write_text(MINE, encoding="utf-8")
     data = json.loads(run(str(path), "--fail", "link=1", "--json"))
     assert data["before"]["links"]["ub-mesh-0"] == {"count": 224, "bytes_per_s": 28e9}
     assert (
         data["after"]["all_to_all"]["bytes_per_s_per_device"]
         < data["before"]["all_to_all"]["bytes_per_s_per_device"]
     )
+
+
+def test_a_users_machine_works_and_says_what_is_not_given(tmp_path: Path) -> None:
+    """The file that `compare` takes is the file that `fabric` takes."""
+    path = tmp_path / "lab.toml"
+    text = (MACHINES_DIR / "dgx-h200.toml").read_text(encoding="utf-8")
+    first = text.index("[[wiring]]")
+    second = text.index("[[wiring]]", first + 1)
+    path.write_text(
+        text[:second].replace('id = "dgx-h200"', 'id = "lab"') + text[text.index("[power]") :],
+        encoding="utf-8",
+    )
+    assert load_machine(str(path)).id == "lab"
+    shown = CliRunner().invoke(command, [str(path), "--devices", "64"]).stderr
+    assert (
+        "infiniband: how this level is wired is not given: taken as one switch that does not block" in shown
+    )
+    assert "nvlink: how this level" not in shown
+    assert json.loads(run(str(path), "--json"))["devices"] == 256

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from fullmesh.catalog import load_facts
 from fullmesh.errors import CatalogError
 from fullmesh.machine import Machine, list_chips, list_machines, load_chip, load_machine
-from fullmesh.machine.load import MACHINES_DIR, load_machine_record, machine_aliases
+from fullmesh.machine.describe import describe
+from fullmesh.machine.load import load_machine_record
+from fullmesh.machine.names import MACHINES_DIR, machine_aliases
+from fullmesh.machine.software import load_software
 
 CHIPS = {
     "a100-40",
@@ -32,6 +35,8 @@ CHIPS = {
     "ascend-910b4",
     "ascend-910c",
     "ascend-910c-560t",
+    "ascend-950pr",
+    "ascend-950dt",
 }
 MACHINES = {
     "dgx-a100",
@@ -48,13 +53,15 @@ MACHINES = {
     "atlas-910a-pod",
     "atlas-800t-a2",
     "atlas-900-a2-podc",
+    "atlas-350",
+    "atlas-950-superpod",
     "cloudmatrix384",
 }
 
 USER_FILE = """\
 id = "my-cluster"
 name = "My cluster"
-software = "Megatron-Core 26.06"
+software = "megatron-core"
 source = "our own data sheet"
 
 [chip]
@@ -139,6 +146,7 @@ def test_basis_and_dtypes() -> None:
         "Ascend 910A",
         "Ascend 910B",
         "Ascend 910C",
+        "Ascend 950",
     }
 
 
@@ -347,3 +355,79 @@ def test_a_machine_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(CatalogError, match="not UTF-8"):
         load_machine(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "chip"),
+    [
+        ("910B3", "atlas-800t-a2", "ascend-910b3"),
+        ("ascend-910b4", "atlas-800t-a2", "ascend-910b4"),
+        ("910b2", "atlas-900-a2-podc", "ascend-910b2"),
+        ("910c-560t", "cloudmatrix384", "ascend-910c-560t"),
+        ("h100-sxm", "dgx-h100", "h100-sxm"),
+        # a machine's name goes before a chip's
+        ("910b", "atlas-900-a2-podc", "ascend-910b2"),
+        ("h200", "dgx-h200", "h200"),
+    ],
+)
+def test_the_name_of_a_chip_means_its_machine(name: str, machine: str, chip: str) -> None:
+    found = load_machine(name)
+    assert (found.id, found.chip.id) == (machine, chip)
+    assert describe(name).chip == found.chip
+
+
+def test_every_machine_names_an_entry_of_the_software() -> None:
+    for name in list_machines():
+        machine = load_machine(name)
+        assert machine.software in load_software()
+        assert not machine.borrowed
+        assert machine.chip.family in load_software()[machine.software].families
+
+
+def test_a_file_without_software_takes_that_of_its_chips_family_and_says_so(tmp_path: Path) -> None:
+    line = 'software = "megatron-core"\n'
+    machine = user_machine(tmp_path, USER_FILE.replace(line, ""))
+    assert machine.software == "nemo"
+    assert [str(b) for b in machine.borrowed] == ["software (nemo) taken from machines with H100 chips"]
+    other = USER_FILE.replace(line, "").replace('family = "H100"', 'family = "X1"')
+    assert "no other machine" in str(user_machine(tmp_path, other).borrowed[0])
+    assert user_machine(tmp_path, other).software == "megatron-core"
+    assert not user_machine(tmp_path, USER_FILE).borrowed
+    with pytest.raises(CatalogError, match=r"mine\.toml:3: software: unknown software 'nemoo'") as caught:
+        user_machine(tmp_path, USER_FILE.replace(line, 'software = "nemoo"\n'))
+    assert all(name in str(caught.value) for name in load_software())
+
+
+def test_announced_hardware_is_marked_and_shipped_hardware_is_not() -> None:
+    assert load_machine("atlas-950-superpod").announced
+    assert load_chip("ascend-950dt").announced
+    assert [m for m in list_machines() if load_machine(m).announced] == ["atlas-950-superpod"]
+    card, facts = load_chip("ascend-950pr"), load_facts()
+    for parameter, value in (("matrix_fp8", card.matrix_flop_per_s["fp8"]), ("hbm_capacity", card.hbm_bytes)):
+        (announced,) = facts.alternatives(facts.used("ascend-950pr", parameter))
+        assert announced.kind == "announced"
+        assert value < announced.si_value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('measured = "nvlink4"', 'measured = "nvlink44"', "no fact is about 'nvlink44'"),
+        ("links_per_plane = [5, 4, 4, 5]", "links_per_plane = [0]", "greater than or equal to 1"),
+        ('tiers = ["nvlink"]', 'tiers = ["nvlink", "infiniband"]', "other kinds or bandwidths"),
+    ],
+)
+def test_a_bad_wiring_is_refused_by_every_command(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = (MACHINES_DIR / "dgx-h200.toml").read_text()
+    assert text.count(old) == 1
+    with pytest.raises(CatalogError, match=message):
+        user_machine(tmp_path, text.replace(old, new))
+
+
+def test_no_wiring_states_a_figure_of_its_own() -> None:
+    """Figures are facts and stand at tiers; a wiring adds counts and names."""
+    for name in list_machines():
+        for quantity in load_machine_record(name).quantities:
+            assert quantity.fact is not None
+    for wiring in load_machine("cloudmatrix384").wirings:
+        assert wiring.source

@@ -118,8 +118,10 @@ def test_halving_doubling_order_on_rails_and_torus(tmp_path: Path) -> None:
     assert two_level.wire_s == pytest.approx(2 * 7 / 8 * GIB / 450e9 + 2 * 7 / 8 * GIB / 8 / 50e9, rel=1e-9)
     path = tmp_path / "torus.toml"
     path.write_text(
-        'name = "t"\ndevices = 64\n[[layer]]\nname = "t"\nkind = "torus"\nsizes = [8, 8]\nlink = "50 GB/s"\n'
-        'latency = "1 us"\nsource = "t"\n',
+        'id = "t"\nname = "t"\nsource = "t"\n[size]\ndefault_devices = 64\ndevices_per_node = 8\n'
+        'devices_per_unit = 64\nunit_name = "lab"\n[[tier]]\nname = "t"\nkind = "mesh"\nnum_devices = "all"\n'
+        'bandwidth = "200 GB/s"\nlatency = "1 us"\nsource = "t"\n[[wiring]]\ntiers = ["t"]\nkind = "torus"\n'
+        'sizes = [8, 8]\nsource = "t"\n',
         encoding="utf-8",
     )
     torus = load_topology(str(path))

@@ -94,15 +94,33 @@ def test_a_fit_finds_a_known_curve() -> None:
 
 
 def test_missing_tables_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="cannot read"):
+    with pytest.raises(ResultsError, match=r"(?s)no table of measured times.*nccl_intra_node\.csv"):
         fit.gather(tmp_path)
+
+
+def test_a_table_replaces_the_shipped_points_of_its_machines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "nccl_intra_node.csv").write_text(
+        "system,nccl,op_name,num_gpus,bytes,latency_us\n"
+        "h200_sxm,2.9.1,alltoall,8,1024,5\nh200_sxm,2.29.2,alltoall,8,1024,8.96\nl40s,2.29.2,alltoall,8,1024,1\n"
+    )
+    found = fit.gather(tmp_path)
+    (new,) = [p for p in found if (p.machine, p.family, p.source) == ("dgx-h200", "nccl", fit.AIC)]
+    assert (new.kind, new.ranks, new.num_bytes, new.seconds) == ("all_to_all", 8, 1024.0, 8.96e-6)
+    kept = [p for p in curves.points() if (p.machine, p.family) != ("dgx-h200", "nccl")]
+    assert len(found) == 1 + len(kept)
+
+
+def test_points_are_written_as_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "times.csv"
+    fit.write_points(list(curves.points()), path)
+    assert path.read_text("utf-8") == curves.POINTS.read_text("utf-8")
 
 
 @pytest.mark.skipif(
     not (FACTS / "measured").is_dir(), reason="the measured tables are not beside this checkout"
 )
 def test_the_shipped_profile_is_reproduced(tmp_path: Path) -> None:
-    found, points = fit.fit(fit.gather(FACTS))
+    found, points = fit.fit(fit.gather(FACTS / "measured"))
     shipped = curves.curves()
     assert [(c.machine, c.family, c.kind, c.ranks) for c in found] == [
         (c.machine, c.family, c.kind, c.ranks) for c in shipped

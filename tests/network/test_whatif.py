@@ -18,7 +18,7 @@ from fullmesh.network.wiring.links import Policy
 
 
 def test_measured_pairs() -> None:
-    """Where a topology file takes its figure from the measurement, and where it does not."""
+    """Where the graph takes its figure from the measurement, and where it does not."""
     rows = [
         r
         for name in ("cloudmatrix384", "dgx-h200", "gb200-nvl72")
@@ -26,10 +26,10 @@ def test_measured_pairs() -> None:
     ]
     used = [abs(r.error) for r in rows if r.used]
     other = [abs(r.error) for r in rows if not r.used]
-    assert len(used) == 7
-    assert len(other) == 9
+    assert len(used) == 8
+    assert len(other) == 6
     assert np.median(used) < 0.08
-    assert np.median(other) < 0.15
+    assert np.median(other) < 0.2
     assert {r.pair for r in rows} >= {"package", "ub-node", "ub-supernode", "cpu", "nvlink", "infiniband"}
 
 

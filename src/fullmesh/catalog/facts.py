@@ -15,7 +15,7 @@ from fullmesh.data import DATA_DIR
 from fullmesh.errors import CatalogError, did_you_mean
 from fullmesh.units import to_si
 
-FactKind = Literal["datasheet", "measured", "derived", "assumed"]
+FactKind = Literal["datasheet", "measured", "derived", "assumed", "announced"]
 Direction = Literal["one-way", "both", "-"]
 FactStatus = Literal["used", "alternative", "rejected"]
 
@@ -38,7 +38,8 @@ class Fact:
         Per die, package, GPU, node, rack; dense or sparse; nominal or usable.
     direction : {"one-way", "both", "-"}
         For links; ``-`` for everything else.
-    kind : {"datasheet", "measured", "derived", "assumed"}
+    kind : {"datasheet", "measured", "derived", "assumed", "announced"}
+        ``announced`` hardware has not shipped; what ships may be less.
     source, date : str
         Public name of the source, and its date or the date on which it was read.
     status : {"used", "alternative", "rejected"}

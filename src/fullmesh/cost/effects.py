@@ -234,3 +234,14 @@ def load_effects() -> EffectProfile:
     return EffectProfile(
         effects=data["effects"], provenance=data["provenance"], spread=data.get("spread", {})
     )
+
+
+@functools.cache
+def known_stacks() -> tuple[str, ...]:
+    """Software stacks that published results taught something about, in order."""
+    parts = {part for key in load_effects().effects for part in key.split("|")}
+    return tuple(sorted(part.removeprefix("stack=") for part in parts if part.startswith("stack=")))
+
+
+#: The name of a stack that no published result speaks of; anything else that is not known is a slip of the pen.
+UNKNOWN_STACK = "unknown"

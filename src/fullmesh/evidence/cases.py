@@ -12,6 +12,7 @@ from fullmesh.cost.effects import EffectProfile, Setting, TermTable, settings_of
 from fullmesh.cost.memory import MemoryLedger, memory_ledger
 from fullmesh.cost.stages import Stages, stage_table
 from fullmesh.cost.step import StepTime, step_time
+from fullmesh.cost.uncertainty import Uncertainty, log_step_variance
 from fullmesh.errors import FullmeshError
 from fullmesh.evidence.mapping import Case, row_case
 from fullmesh.evidence.results import ResultRow
@@ -62,6 +63,14 @@ class CaseTable:
         """Predictions in the order of ``cases``."""
         table = profile.table("step", self.settings, self.setting_index)
         return self.reorder(step_time(self.stages, self.plans, table))
+
+    def log_variances(self, profile: EffectProfile, uncertainty: Uncertainty) -> Floats:
+        """Variance of the logarithm of the step times that the effects leave, in the order of ``cases``."""
+        out = np.empty(len(self.cases))
+        out[self.order] = log_step_variance(
+            self.stages, self.plans, self.settings, self.setting_index, profile, uncertainty
+        )
+        return out
 
     def reorder(self, times: StepTime) -> StepTime:
         """From the order of the joined plans to the order of ``cases``; stage columns stay as they are."""

@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from fullmesh.catalog.facts import FACTS_DIR, Fact, FactBook, load_facts
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.hardware import Chip, DeviceBasis
+from fullmesh.machine.hardware import Chip
+from fullmesh.machine.wiring import DeviceBasis
 
 DTYPES = ("bf16", "fp16", "fp8", "nvfp4", "int8", "fp32")
 
@@ -40,6 +41,16 @@ def _entries() -> Mapping[str, ChipEntry]:
 def list_chips() -> tuple[str, ...]:
     """The ids of all chips of the catalog."""
     return tuple(_entries())
+
+
+@functools.cache
+def chip_names() -> Mapping[str, str]:
+    """Every name under which a chip is known (``ascend-910b3``, ``910b3``), and its id."""
+    names: dict[str, str] = {}
+    for chip_id, entry in _entries().items():
+        for name in (chip_id, chip_id.removeprefix("ascend-"), entry.name.lower().replace(" ", "-")):
+            names.setdefault(name, chip_id)
+    return MappingProxyType(names)
 
 
 def operator_profiles() -> tuple[str, ...]:
@@ -104,6 +115,7 @@ def build_chip(chip_id: str, entry: ChipEntry, facts: FactBook) -> Chip:
         operator_profile=entry.operator_profile,
         host_bytes_per_s=None if host is None else host.si_value,
         die=entry.die or chip_id,
+        announced=any(f.kind == "announced" and f.status == "used" for f in facts.rows(chip_id)),
     )
 
 

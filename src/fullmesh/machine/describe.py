@@ -8,9 +8,10 @@ from typing import Any
 from fullmesh.catalog.facts import Fact, FactBook, load_facts
 from fullmesh.catalog.prices import load_prices, price_per_device_hour
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.chips import chip_facts, list_chips, load_chip
+from fullmesh.machine.chips import chip_facts, chip_names, list_chips, load_chip
 from fullmesh.machine.hardware import Chip
-from fullmesh.machine.load import MachineRecord, list_machines, load_machine_record, machine_aliases
+from fullmesh.machine.load import MachineRecord, load_machine_record
+from fullmesh.machine.names import is_file_name, list_machines, machine_aliases
 from fullmesh.machine.quantities import Quantity
 
 
@@ -50,9 +51,9 @@ def describe(name: str) -> Description:
     """
     facts = load_facts()
     lowered = name.strip().lower()
-    is_file = lowered.endswith(".toml") or "/" in name
-    record = load_machine_record(name) if is_file or lowered in machine_aliases() else None
-    chip = record.machine.chip if record else load_chip(lowered) if lowered in list_chips() else None
+    record = load_machine_record(name) if is_file_name(name) or lowered in machine_aliases() else None
+    named = chip_names().get(lowered)
+    chip = record.machine.chip if record else load_chip(named) if named else None
     rows: dict[int, Fact] = {}
     if chip is not None and chip.id in list_chips():
         rows |= {id(f): f for f in chip_facts(chip.id)}
@@ -62,7 +63,7 @@ def describe(name: str) -> Description:
         if quantity.fact is not None:
             rows |= {id(f): f for f in facts.rows(quantity.fact.item, quantity.fact.parameter)}
     if record is None and not rows:
-        known = [*machine_aliases(), *list_chips(), *facts.items]
+        known = [*machine_aliases(), *chip_names(), *facts.items]
         raise CatalogError(
             f"nothing in the catalog is called {name!r}",
             expected="a machine, a chip, the item of a fact, or the path of a machine file",

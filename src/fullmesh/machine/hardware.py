@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-DeviceBasis = Literal["gpu", "npu", "die"]
+from fullmesh.machine.wiring import DeviceBasis, Endpoint, TierWiring
+
 TierKind = Literal["package", "switch", "mesh", "rail"]
 
 
@@ -44,6 +45,8 @@ class Chip:
     die : str
         Chips with the same arithmetic under the same power share it (H100, H800 and H200 of 700 W differ in memory
         and links); empty: like no other.
+    announced : bool
+        Some of its figures are announced and not shipped.
     """
 
     id: str
@@ -61,6 +64,7 @@ class Chip:
     operator_profile: str
     host_bytes_per_s: float | None = None
     die: str = ""
+    announced: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,8 @@ class Tier:
         Switches that reduce (NVLink SHARP).
     full_num_devices : int or None
         Devices that a fully equipped instance joins, where ``num_devices`` was cut down to a smaller machine.
+    measured_item : str
+        Item of the catalog whose measured rows speak of this tier of this machine; empty where nothing was measured.
     """
 
     name: str
@@ -93,6 +99,71 @@ class Tier:
     latency_s: float
     in_network_reduction: bool = False
     full_num_devices: int | None = None
+    measured_item: str = ""
+
+
+def resize_tiers(tiers: tuple[Tier, ...], num_devices: int) -> tuple[Tier, ...]:
+    """Tiers of the same machine with another number of devices.
+
+    Tiers larger than the new machine shrink to it; the outermost always joins all devices.
+    """
+    inner = []
+    for tier in tiers[:-1]:
+        full = tier.full_num_devices or tier.num_devices
+        inner.append(dataclasses.replace(tier, num_devices=min(full, num_devices), full_num_devices=full))
+    return (*inner, dataclasses.replace(tiers[-1], num_devices=num_devices))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Borrowed:
+    """Something that a machine takes from another because its own was not measured.
+
+    Parameters
+    ----------
+    what : str
+        ``kernels``, ``collectives of hccs``, ``software`` ...
+    source : str
+        Whose it is.
+    """
+
+    what: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.what} taken from {self.source}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FabricDescription:
+    """What joins the devices, from which both the list of tiers and the graph of links are read.
+
+    Parameters
+    ----------
+    id, name : str
+    device_basis : {"gpu", "npu", "die"}
+    num_devices : int
+        The size of its own; the outermost tier grows with another one.
+    tiers : tuple of Tier
+    endpoints : tuple of Endpoint
+        CPUs and DPUs with links of their own.
+    wirings : tuple of TierWiring
+        Tiers that none of them names are wired as plainly as their kind allows.
+    machine : Machine or None
+        None for a fabric without chips.
+    """
+
+    id: str
+    name: str
+    device_basis: DeviceBasis
+    num_devices: int
+    tiers: tuple[Tier, ...]
+    devices_per_node: int
+    devices_per_package: int
+    devices_per_unit: int
+    unit_name: str
+    endpoints: tuple[Endpoint, ...] = ()
+    wirings: tuple[TierWiring, ...] = ()
+    machine: Machine | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +187,7 @@ class Machine:
     power_basis : str
         What that power covers, in words.
     software : str
-        Software stack and generation that a prediction is for.
+        Entry of ``data/software.toml``: the stack and generation that a prediction is for.
     unit_measured_power_w : float or None
         Mean power of one unit measured while training; None where nobody published it.
     measured_power_basis : str
@@ -125,6 +196,12 @@ class Machine:
         BF16 peak of one unit as its vendor publishes it, which may count more than the matrix units.
     published_flop_basis : str
         What that figure counts, in words.
+    endpoints, wirings : tuple
+        How its tiers are cabled; see `FabricDescription`.
+    borrowed : tuple of Borrowed
+        What the machine file leaves to another machine.
+    announced : bool
+        The hardware, or some of its figures, is announced and not shipped.
     """
 
     id: str
@@ -144,6 +221,28 @@ class Machine:
     measured_power_basis: str = ""
     unit_published_flop_per_s: float | None = None
     published_flop_basis: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+    wirings: tuple[TierWiring, ...] = ()
+    borrowed: tuple[Borrowed, ...] = ()
+    announced: bool = False
+
+    @property
+    def fabric(self) -> FabricDescription:
+        """What joins the devices."""
+        return FabricDescription(
+            id=self.id,
+            name=self.name,
+            device_basis=self.chip.basis,
+            num_devices=self.num_devices,
+            tiers=self.tiers,
+            devices_per_node=self.devices_per_node,
+            devices_per_package=self.devices_per_package,
+            devices_per_unit=self.devices_per_unit,
+            unit_name=self.unit_name,
+            endpoints=self.endpoints,
+            wirings=self.wirings,
+            machine=self,
+        )
 
     @property
     def num_packages(self) -> int:
@@ -162,18 +261,5 @@ class Machine:
         return min(max(sizes, default=1), self.num_devices)
 
     def resized(self, num_devices: int) -> Machine:
-        """The same kind of machine with another number of devices.
-
-        Tiers larger than the new machine shrink to it; the outermost always joins all devices.
-        """
-        tiers = []
-        for i, tier in enumerate(self.tiers):
-            outermost = i == len(self.tiers) - 1
-            if outermost:
-                tiers.append(dataclasses.replace(tier, num_devices=num_devices))
-            else:
-                full = tier.full_num_devices or tier.num_devices
-                tiers.append(
-                    dataclasses.replace(tier, num_devices=min(full, num_devices), full_num_devices=full)
-                )
-        return dataclasses.replace(self, num_devices=num_devices, tiers=tuple(tiers))
+        """The same kind of machine with another number of devices; see `resize_tiers`."""
+        return dataclasses.replace(self, num_devices=num_devices, tiers=resize_tiers(self.tiers, num_devices))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fullmesh.catalog.facts import FactBook, load_facts
-from fullmesh.data import DATA_DIR
+from fullmesh.catalog.facts import load_facts
 from fullmesh.errors import CatalogError, did_you_mean
+from fullmesh.machine.cable_list import read_cable_list
+from fullmesh.machine.cabling import read_wirings
 from fullmesh.machine.chips import load_chip, operator_profiles
-from fullmesh.machine.hardware import Chip, Machine, Tier
-from fullmesh.machine.quantities import Quantity, resolve
+from fullmesh.machine.figures import Figures
+from fullmesh.machine.hardware import Borrowed, Chip, FabricDescription, Machine, Tier
+from fullmesh.machine.names import machine_file
+from fullmesh.machine.quantities import Quantity
+from fullmesh.machine.software import find_software, software_for
+from fullmesh.machine.wiring import CableList, Endpoint
 
 if TYPE_CHECKING:
     from fullmesh.machine.file_form import ChipSpec, MachineSpec, SourceLines
 
-MACHINES_DIR = DATA_DIR / "machines"
 # a hundred times the largest cluster that is planned: more is a slip of the pen
 MAX_DEVICES = 10_000_000
 
@@ -45,36 +46,14 @@ class MachineRecord:
     quantities: tuple[Quantity, ...]
 
 
-def list_machines() -> tuple[str, ...]:
-    """The ids of all machines of the catalog."""
-    return tuple(path.stem for path in sorted(MACHINES_DIR.glob("*.toml")))
-
-
-@functools.cache
-def machine_aliases() -> MappingProxyType[str, str]:
-    """Every name under which a machine of the catalog is known, and its id."""
-    from fullmesh.machine.file_form import read_machine_file
-
-    names: dict[str, str] = {}
-    for machine_id in list_machines():
-        spec, lines = read_machine_file(MACHINES_DIR / f"{machine_id}.toml")
-        if spec.id != machine_id:
-            raise CatalogError(
-                f"the id is {spec.id!r}", where=lines.where(("id",)), expected=f"{machine_id!r}"
-            )
-        for name in (spec.id, *spec.aliases):
-            if (other := names.setdefault(name, machine_id)) != machine_id:
-                raise CatalogError(f"{name!r} also names {other!r}", where=lines.where(("aliases",)))
-    return MappingProxyType(names)
-
-
 def load_machine(name: str, *, num_devices: int | None = None, chip: str | None = None) -> Machine:
     """A machine of the catalog, or of a user's own file.
 
     Parameters
     ----------
     name : str
-        An id (``dgx-h200``), an alias (``h200``), or the path of a machine file (``mine.toml``).
+        An id (``dgx-h200``), an alias (``h200``), a chip (``910b3``: its usual machine with that chip), or the path
+        of a machine file (``mine.toml``).
     num_devices : int, optional
         How many devices; each machine has a default.
     chip : str, optional
@@ -95,61 +74,102 @@ def load_machine_record(
     """As ``load_machine``, with the origin of each figure."""
     from fullmesh.machine.file_form import read_machine_file
 
-    spec, lines = read_machine_file(_machine_path(name))
-    return _build(spec, lines, num_devices=num_devices, chip=chip)
+    path, named = machine_file(name)
+    spec, lines = read_machine_file(path)
+    return _build(spec, lines, num_devices=num_devices, chip=chip or named)
 
 
-def _machine_path(name: str) -> Path:
-    if name.lower().endswith(".toml") or "/" in name or "\\" in name:
-        return Path(name)
-    known = machine_aliases()
-    machine_id = known.get(name.strip().lower())
-    if machine_id is None:
-        raise CatalogError(
-            f"unknown machine {name!r}",
-            expected="a machine of `fullmesh catalog`, or the path of a machine file that ends in .toml",
-            hint=did_you_mean(name, list(known)),
-        )
-    return MACHINES_DIR / f"{machine_id}.toml"
+def load_fabric(name: str) -> FabricDescription | CableList:
+    """What joins the devices of a machine, in its default size, or of a fabric without chips.
+
+    Parameters
+    ----------
+    name : str
+        As for ``load_machine``, or a fabric without chips (``fat-tree-16``), or the path of a file that gives one by
+        its tiers or link by link.
+
+    Raises
+    ------
+    CatalogError
+        As ``load_machine``.
+    """
+    from fullmesh.machine.file_form import CableListSpec, read_fabric_file
+
+    path, chip = machine_file(name, fabric=True)
+    spec, lines = read_fabric_file(path)
+    if isinstance(spec, CableListSpec):
+        return read_cable_list(spec, Figures(facts=load_facts(), lines=lines))
+    if spec.chip is not None:
+        return _build(spec, lines, num_devices=None, chip=chip).machine.fabric
+    figures = Figures(facts=load_facts(), lines=lines)
+    _check_structure(spec, lines)
+    count = spec.size.default_devices
+    tiers = _tiers(spec, figures, count)
+    return FabricDescription(
+        id=spec.id,
+        name=spec.name,
+        device_basis=spec.basis or "gpu",
+        num_devices=count,
+        tiers=tiers,
+        devices_per_node=spec.size.devices_per_node,
+        devices_per_package=spec.size.devices_per_package,
+        devices_per_unit=spec.size.devices_per_unit,
+        unit_name=spec.size.unit_name,
+        endpoints=_endpoints(spec, figures),
+        wirings=read_wirings(spec, figures, tiers),
+    )
 
 
 def _build(
     spec: MachineSpec, lines: SourceLines, *, num_devices: int | None, chip: str | None
 ) -> MachineRecord:
-    facts = load_facts()
-    quantities: list[Quantity] = []
-    device = _chip_of(spec, lines, chip, facts, quantities)
+    figures = Figures(facts=load_facts(), lines=lines)
+    device = _chip_of(spec, figures, chip)
+    figures.chip_id = device.id
     _check_structure(spec, lines)
     size = spec.size
     count = size.default_devices if num_devices is None else num_devices
     _check_num_devices(spec, count)
+    tiers = _tiers(spec, figures, count)
+    software, borrowed = _software(spec, lines, device)
+    plain = Machine(
+        id=spec.id,
+        name=spec.name,
+        chip=device,
+        num_devices=count,
+        tiers=tiers,
+        devices_per_node=size.devices_per_node,
+        devices_per_package=size.devices_per_package,
+        devices_per_unit=size.devices_per_unit,
+        unit_name=size.unit_name,
+        racks_per_unit=None,
+        unit_power_w=None,
+        power_basis="",
+        software=software,
+        endpoints=_endpoints(spec, figures),
+        wirings=read_wirings(spec, figures, tiers),
+        borrowed=borrowed,
+    )
+    machine = _with_totals(plain, spec, figures)
+    announced = any(q.fact is not None and q.fact.kind == "announced" for q in figures.quantities)
+    return MachineRecord(
+        machine=dataclasses.replace(machine, announced=announced or device.announced),
+        aliases=spec.aliases,
+        chip_alternatives=spec.chip_alternatives,
+        source=spec.source,
+        quantities=tuple(figures.quantities),
+    )
 
-    def figure(
-        text: str, dimension: str, label: str, location: tuple[str | int, ...], source: str
-    ) -> Quantity:
-        quantity = resolve(
-            text,
-            dimension,
-            label=label,
-            facts=facts,
-            chip_id=device.id,
-            source=source,
-            where=lines.where(location),
-        )
-        quantities.append(quantity)
-        return quantity
 
+def _tiers(spec: MachineSpec, figures: Figures, count: int) -> tuple[Tier, ...]:
     tiers = []
     for i, tier in enumerate(spec.tier):
         full = None if tier.num_devices == "all" else tier.num_devices
-        bandwidth = figure(
-            tier.bandwidth,
-            "bytes_per_s",
-            f"tier {tier.name}: bandwidth",
-            ("tier", i, "bandwidth"),
-            tier.source,
+        label = f"tier {tier.name}"
+        bandwidth = figures.read(
+            tier.bandwidth, "bytes_per_s", f"{label}: bandwidth", ("tier", i, "bandwidth"), tier.source
         )
-        latency = figure(tier.latency, "s", f"tier {tier.name}: latency", ("tier", i, "latency"), tier.source)
+        latency = figures.read(tier.latency, "s", f"{label}: latency", ("tier", i, "latency"), tier.source)
         tiers.append(
             Tier(
                 name=tier.name,
@@ -159,49 +179,77 @@ def _build(
                 latency_s=latency.si_value,
                 in_network_reduction=tier.in_network_reduction,
                 full_num_devices=full,
+                measured_item=_measured(tier.measured, figures, ("tier", i, "measured")),
             )
         )
-    racks = power = measured = published = None
-    if size.racks_per_unit is not None:
-        racks = figure(
-            size.racks_per_unit, "count", "racks per unit", ("size", "racks_per_unit"), size.source
+    return tuple(tiers)
+
+
+def _endpoints(spec: MachineSpec, figures: Figures) -> tuple[Endpoint, ...]:
+    names = [e.name for e in spec.endpoint]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise CatalogError(
+                f"duplicate name {name!r}",
+                where=figures.lines.where(("endpoint", i, "name")),
+                expected="every name once",
+            )
+    return tuple(
+        Endpoint(
+            name=e.name,
+            per_node=e.per_node,
+            measured_item=_measured(e.measured, figures, ("endpoint", i, "measured")),
         )
-    if spec.power is not None:
-        power = figure(spec.power.unit, "w", "power of one unit", ("power", "unit"), spec.power.source)
-        if spec.power.measured is not None:
-            label = "measured power of one unit"
-            measured = figure(spec.power.measured, "w", label, ("power", "measured"), spec.power.source)
-    if spec.published is not None and device.id == _own_chip(spec):
+        for i, e in enumerate(spec.endpoint)
+    )
+
+
+def _measured(item: str, figures: Figures, location: tuple[str | int, ...]) -> str:
+    if item and item not in figures.facts.items:
+        raise CatalogError(
+            f"no fact is about {item!r}",
+            where=figures.lines.where(location),
+            hint=did_you_mean(item, list(figures.facts.items)),
+        )
+    return item
+
+
+def _with_totals(machine: Machine, spec: MachineSpec, figures: Figures) -> Machine:
+    """The machine with what is published of whole units: racks, power, peak."""
+    size, power, published = spec.size, spec.power, spec.published
+    racks = figures.value(
+        size.racks_per_unit, "count", "racks per unit", ("size", "racks_per_unit"), size.source
+    )
+    unit = measured = peak = None
+    if power is not None:
+        unit = figures.read(power.unit, "w", "power of one unit", ("power", "unit"), power.source)
+        measured = figures.read_any(
+            power.measured, "w", "measured power of one unit", ("power", "measured"), power.source
+        )
+    if published is not None and machine.chip.id == _own_chip(spec):
         label = "published BF16 peak of one unit"
-        published = figure(
-            spec.published.bf16, "flop_per_s", label, ("published", "bf16"), spec.published.source
-        )
-    machine = Machine(
-        id=spec.id,
-        name=spec.name,
-        chip=device,
-        num_devices=count,
-        tiers=tuple(tiers),
-        devices_per_node=size.devices_per_node,
-        devices_per_package=size.devices_per_package,
-        devices_per_unit=size.devices_per_unit,
-        unit_name=size.unit_name,
-        racks_per_unit=None if racks is None else racks.si_value,
-        unit_power_w=None if power is None else power.si_value,
-        power_basis=_basis(power, spec.power.covers if spec.power else ""),
-        software=spec.software,
+        peak = figures.read(published.bf16, "flop_per_s", label, ("published", "bf16"), published.source)
+    return dataclasses.replace(
+        machine,
+        racks_per_unit=racks,
+        unit_power_w=None if unit is None else unit.si_value,
+        power_basis=_basis(unit, power.covers if power else ""),
         unit_measured_power_w=None if measured is None else measured.si_value,
         measured_power_basis=_basis(measured, ""),
-        unit_published_flop_per_s=None if published is None else published.si_value,
-        published_flop_basis=_basis(published, ""),
+        unit_published_flop_per_s=None if peak is None else peak.si_value,
+        published_flop_basis=_basis(peak, ""),
     )
-    return MachineRecord(
-        machine=machine,
-        aliases=spec.aliases,
-        chip_alternatives=spec.chip_alternatives,
-        source=spec.source,
-        quantities=tuple(quantities),
-    )
+
+
+def _software(spec: MachineSpec, lines: SourceLines, chip: Chip) -> tuple[str, tuple[Borrowed, ...]]:
+    """The software that the file names, or that of its chip's family, which is then borrowed."""
+    if spec.software is not None:
+        return find_software(spec.software, where=lines.where(("software",))).name, ()
+    found = software_for(chip.family, chip.vendor)
+    whose = f"machines with {chip.family} chips" if chip.family in found.families else "its vendor's machines"
+    if chip.family not in found.families and not found.vendor:
+        whose = "no other machine: the plainest there is"
+    return found.name, (Borrowed(what=f"software ({found.name})", source=whose),)
 
 
 def _basis(quantity: Quantity | None, covers: str) -> str:
@@ -213,12 +261,18 @@ def _basis(quantity: Quantity | None, covers: str) -> str:
 
 
 def _own_chip(spec: MachineSpec) -> str:
+    assert spec.chip is not None
     return spec.chip if isinstance(spec.chip, str) else spec.chip.id
 
 
-def _chip_of(
-    spec: MachineSpec, lines: SourceLines, chip: str | None, facts: FactBook, quantities: list[Quantity]
-) -> Chip:
+def _chip_of(spec: MachineSpec, figures: Figures, chip: str | None) -> Chip:
+    if spec.chip is None:
+        raise CatalogError(
+            f"{spec.id} has no chip",
+            where=figures.lines.where(("chip",)),
+            expected='chip = "..." with a chip of the catalog, or a table [chip]',
+            hint="`fullmesh fabric` takes a fabric without chips",
+        )
     if chip is not None:
         own = _own_chip(spec)
         allowed = (own, *spec.chip_alternatives)
@@ -234,31 +288,24 @@ def _chip_of(
         try:
             return load_chip(spec.chip)
         except CatalogError as error:
-            raise CatalogError(error.what, where=lines.where(("chip",)), hint=error.hint) from None
-    return _inline_chip(spec.chip, lines, facts, quantities)
+            raise CatalogError(error.what, where=figures.lines.where(("chip",)), hint=error.hint) from None
+    return _inline_chip(spec.chip, figures)
 
 
-def _inline_chip(spec: ChipSpec, lines: SourceLines, facts: FactBook, quantities: list[Quantity]) -> Chip:
+def _inline_chip(spec: ChipSpec, figures: Figures) -> Chip:
     if spec.operator_profile not in operator_profiles():
         raise CatalogError(
             f"unknown operator profile {spec.operator_profile!r}",
-            where=lines.where(("chip", "operator_profile")),
+            where=figures.lines.where(("chip", "operator_profile")),
             expected="the fitted profile of the chip whose kernels it resembles most",
             hint=did_you_mean(spec.operator_profile, list(operator_profiles())),
         )
 
+    figures.chip_id = spec.id
+
     def figure(text: str, dimension: str, *location: str) -> float:
-        quantity = resolve(
-            text,
-            dimension,
-            label="chip: " + " ".join(location),
-            facts=facts,
-            chip_id=spec.id,
-            source=spec.source,
-            where=lines.where(("chip", *location)),
-        )
-        quantities.append(quantity)
-        return quantity.si_value
+        label = "chip: " + " ".join(location)
+        return figures.read(text, dimension, label, ("chip", *location), spec.source).si_value
 
     return Chip(
         id=spec.id,

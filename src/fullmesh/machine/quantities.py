@@ -32,7 +32,15 @@ class Quantity:
 
 
 def resolve(
-    text: str, dimension: str, *, label: str, facts: FactBook, chip_id: str, source: str, where: str
+    text: str,
+    dimension: str,
+    *,
+    label: str,
+    facts: FactBook,
+    chip_id: str,
+    source: str,
+    where: str,
+    zero: bool = False,
 ) -> Quantity:
     """Read a figure of a machine file.
 
@@ -46,6 +54,8 @@ def resolve(
         The chip that ``chip:`` refers to.
     source : str
         Source of a figure that is stated literally.
+    zero : bool
+        Whether 0 is allowed.
 
     Raises
     ------
@@ -66,7 +76,7 @@ def resolve(
             label=label, si_value=fact.si_value, dimension=dimension, fact=fact, source=fact.source
         )
     value = parse_quantity(text, dimension, where=where)
-    if not math.isfinite(value) or value <= 0:
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise CatalogError(f"{text!r} is not allowed", where=where, expected="a positive quantity")
     if not source:
         raise CatalogError(

@@ -2,8 +2,8 @@
 
 One curve is one library on one machine with one number of ranks, over message sizes:
 ``seconds = a + bytes / b + c * bytes ** q``: a floor, a wire, and the slow approach between them. The four numbers of
-each curve are fitted to measured points by `fullmesh.calibrate.collectives.curves` and shipped as data; ranks in
-between are interpolated.
+each curve are fitted to measured points by `fullmesh calibrate collectives` and lie in the collective profile; ranks
+in between are interpolated.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import json
 import math
-from importlib import resources
-from typing import Any
 
 import numpy as np
 
+from fullmesh.cost.collectives.constants import read_profile
+from fullmesh.data import DATA_DIR
 from fullmesh.errors import ResultsError
 from fullmesh.network.wiring.links import FloatArray
+
+POINTS = DATA_DIR / "results" / "points" / "times.csv"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Point:
     Attributes
     ----------
     machine : str
-        Topology name.
+        Machine id.
     family, kind : str
         Library (``nccl``, ``hccl``, ``deepep`` ...) and what was run, with its variant.
     ranks : int
@@ -75,25 +76,15 @@ class Curve:
 
 
 @functools.cache
-def profile() -> dict[str, Any]:
-    """The shipped profile with its passport."""
-    text = (resources.files("fullmesh") / "data" / "topologies" / "collective_profile.json").read_text(
-        "utf-8"
-    )
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
-
-
-@functools.cache
 def curves() -> tuple[Curve, ...]:
-    """All fitted curves."""
-    return tuple(Curve(**row) for row in profile()["curves"])
+    """All fitted curves of the shipped profile."""
+    return tuple(Curve(**row) for row in read_profile()["times"]["curves"])
 
 
 @functools.cache
 def points() -> tuple[Point, ...]:
     """The shipped measured points."""
-    text = (resources.files("fullmesh") / "data" / "topologies" / "measured_points.csv").read_text("utf-8")
+    text = POINTS.read_text("utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return tuple(
         Point(
@@ -184,8 +175,8 @@ def residuals(machine: str | None = None) -> list[Residual]:
         if seconds is None:
             raise ResultsError(
                 f"no curve for {p.machine} {p.family} {p.kind} at {p.ranks} ranks",
-                where="measured_points.csv",
-                hint="fit the profile again: python -m fullmesh.calibrate.collectives.curves FOLDER",
+                where=POINTS.name,
+                hint="fit the profile again: fullmesh calibrate collectives FOLDER",
             )
         out.append(Residual(point=p, seconds=seconds))
     return out

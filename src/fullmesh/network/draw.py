@@ -124,7 +124,7 @@ def draw(topology: Topology) -> str:
             layer.num_planes * layer.num_spines * layer.num_cores,
         )
         if layer.facts.carries_devices:
-            y = _draw_clos(canvas, topology, layer, switch_at, node_x, per_node, y)
+            y = _ClosDrawing(topology, layer, switch_at, node_x, per_node, y).draw(canvas)
         switch_at += sum(counts)
     _legend(canvas, topology)
     return _svg(canvas, height, topology.title)
@@ -202,106 +202,132 @@ def _draw_grids(
             canvas.line(x1, y1, x2, y2, colour, 1.6 if dead else 0.8, 0.9 if dead else 0.55)
 
 
-def _draw_clos(
-    canvas: _Canvas,
-    topology: Topology,
-    layer: ClosLayer,
-    first_switch: int,
-    node_x: FloatArray,
-    per_node: int,
-    base: float,
-) -> float:
-    """Leaf and spine rows of one layer; returns the height of its uppermost row."""
-    p, shown = layer.num_planes, len(node_x)
-    devices = np.arange(min(topology.num_devices, shown * per_node))
-    leaf_of = layer.leaf_of[devices]
-    leaves = np.unique(leaf_of[leaf_of >= 0])
-    names = [
-        topology.switches.tiers[t] for t in topology.switches.tier[[first_switch - topology.num_endpoints]]
-    ]
-    leaf_y = base - 90
-    single = len(np.unique(leaf_of)) == shown and not layer.relay_in_node and layer.num_leaves > 1
-    leaf_x = (
-        node_x if single else MARGIN + (WIDTH - 2 * MARGIN) * (np.arange(len(leaves)) + 0.5) / len(leaves)
-    )
-    room = (WIDTH - 2 * MARGIN) / max(len(leaves), 1)
-    chip = min(14.0, max(2.0, (room - 4) / p))
-    place = {int(leaf): i for i, leaf in enumerate(leaves)}
-    dead_switch = topology.switch_dead
+class _ClosDrawing:
+    """Rows of leaves, spines and cores of one layer above the nodes.
 
-    def chip_x(leaf: int, plane: int) -> float:
-        return float(leaf_x[place[leaf]] + (plane - (p - 1) / 2) * chip)
+    Parameters
+    ----------
+    topology, layer
+    first_switch : int
+        Node number of the layer's first leaf.
+    node_x : array of float
+        Middle of each drawn node.
+    per_node : int
+    base : float
+        Upper edge of the nodes.
+    """
 
-    for node in range(shown):
-        for leaf in np.unique(leaf_of[devices // per_node == node]):
-            target = float(leaf_x[place[int(leaf)]])
-            canvas.curve(
-                float(node_x[node]), base, target, leaf_y + 12, "#8a94a3", 0.8, 0.5 if single else 0.25
-            )
-    for leaf in leaves:
-        for plane in range(p):
-            number = int(leaf) * p + plane
-            dead = dead_switch[first_switch - topology.num_endpoints + number]
-            fill = DEAD if dead else COLOURS[plane % len(COLOURS)]
-            title = f"{names[0]} {number}: leaf {leaf}, plane {plane}"
-            canvas.box(chip_x(int(leaf), plane) - chip * 0.42, leaf_y, chip * 0.84, 12, fill, title)
-    canvas.text(
-        MARGIN, leaf_y - 6 if not layer.num_spines else leaf_y + 28, _tier_text(topology, layer, names[0]), 13
-    )
-    if not layer.num_spines:
-        return leaf_y - 20
-    spine_y = leaf_y - SPINE_GAP
-    drawn_pods = np.unique(leaves // layer.leaves_per_pod)
-    blocks = [(int(pod), plane) for pod in drawn_pods for plane in range(p)]
-    block_width = (WIDTH - 2 * MARGIN) / len(blocks)
-    first_spine = first_switch + layer.num_leaves * p
-    size = min(16.0, (block_width - 12) / layer.num_spines)
-    block_x = {b: MARGIN + block_width * (i + 0.5) for i, b in enumerate(blocks)}
+    def __init__(
+        self,
+        topology: Topology,
+        layer: ClosLayer,
+        first_switch: int,
+        node_x: FloatArray,
+        per_node: int,
+        base: float,
+    ) -> None:
+        self.topology, self.layer, self.node_x, self.per_node = topology, layer, node_x, per_node
+        self.base, self.leaf_y = base, base - 90
+        self.spine_y = self.leaf_y - SPINE_GAP
+        self.first_leaf = first_switch - topology.num_endpoints
+        self.first_spine = self.first_leaf + layer.num_leaves * layer.num_planes
+        self.devices = np.arange(min(topology.num_devices, len(node_x) * per_node))
+        self.leaf_of = layer.leaf_of[self.devices]
+        self.leaves = np.unique(self.leaf_of[self.leaf_of >= 0])
+        self.single = (
+            len(np.unique(self.leaf_of)) == len(node_x) and not layer.relay_in_node and layer.num_leaves > 1
+        )
+        spread = MARGIN + (WIDTH - 2 * MARGIN) * (np.arange(len(self.leaves)) + 0.5) / len(self.leaves)
+        self.leaf_x = dict(zip(self.leaves.tolist(), node_x if self.single else spread, strict=True))
+        room = (WIDTH - 2 * MARGIN) / max(len(self.leaves), 1)
+        self.chip = min(14.0, max(2.0, (room - 4) / layer.num_planes))
+        drawn_pods = np.unique(self.leaves // layer.leaves_per_pod)
+        self.blocks = [(int(pod), plane) for pod in drawn_pods for plane in range(layer.num_planes)]
+        width = (WIDTH - 2 * MARGIN) / len(self.blocks)
+        self.block_x = {b: MARGIN + width * (i + 0.5) for i, b in enumerate(self.blocks)}
+        self.spine_size = min(16.0, (width - 12) / max(layer.num_spines, 1))
 
-    def spine_x(pod: int, plane: int, spine: int) -> float:
-        return block_x[(pod, plane)] + (spine - (layer.num_spines - 1) / 2) * size
+    def draw(self, canvas: _Canvas) -> float:
+        """Draw all rows; returns the height of the uppermost."""
+        self._leaves(canvas)
+        if not self.layer.num_spines:
+            return self.leaf_y - 20
+        self._links_to_spines(canvas)
+        self._spines(canvas)
+        if not self.layer.num_cores:
+            return self.spine_y - 24
+        return self._cores(canvas)
 
-    capacity_up, _ = layer.blocks()["spine_up"]
-    for leaf in leaves:
-        pod = int(leaf) // layer.leaves_per_pod
-        for plane in range(p):
-            x1, colour = chip_x(int(leaf), plane), COLOURS[plane % len(COLOURS)]
-            canvas.curve(x1, leaf_y, block_x[(pod, plane)], spine_y + 16, colour, 0.9, 0.35)
-            for spine in range(layer.num_spines):
-                link = capacity_up + (int(leaf) * p + plane) * layer.num_spines + spine
-                if topology.health[link] < 1:
-                    alpha = 0.7 if topology.health[link] <= 0 else 0.4
-                    canvas.line(x1, leaf_y, spine_x(pod, plane, spine), spine_y + 14, DEAD, 1.0, alpha)
-    name = topology.switches.tiers[topology.switches.tier[first_spine - topology.num_endpoints]]
-    for pod, plane in blocks:
-        for spine in range(layer.num_spines):
-            number = (pod * p + plane) * layer.num_spines + spine
-            dead = dead_switch[first_spine - topology.num_endpoints + number]
-            fill = DEAD if dead else COLOURS[plane % len(COLOURS)]
-            title = f"{name} {number}: plane {plane}, switch {spine}"
-            canvas.box(spine_x(pod, plane, spine) - size * 0.42, spine_y, size * 0.84, 14, fill, title)
-        label = f"plane {plane}: {layer.num_spines} {name}" if p > 1 else f"{layer.num_spines} {name}"
-        if len(blocks) <= 24:
-            canvas.text(block_x[(pod, plane)], spine_y - 6, label, 12, "middle")
-    if not layer.num_cores:
-        return spine_y - 24
-    core_y, cores = spine_y - 110, p * layer.num_spines * layer.num_cores
-    for pod, plane in blocks:
-        canvas.curve(block_x[(pod, plane)], spine_y - 20, WIDTH / 2, core_y + 14, "#8a94a3", 1.2, 0.5)
-    gap = min(16.0, (WIDTH - 2 * MARGIN) / cores)
-    first_core = first_spine + layer.num_pods * p * layer.num_spines - topology.num_endpoints
-    for core in range(cores):
-        fill = DEAD if dead_switch[first_core + core] else COLOURS[4]
-        x = WIDTH / 2 + (core - (cores - 1) / 2) * gap
-        canvas.box(x - gap * 0.42, core_y, gap * 0.84, 14, fill, f"core {core}")
-    canvas.text(
-        WIDTH / 2,
-        core_y - 6,
-        f"{cores} {topology.switches.tiers[topology.switches.tier[first_core]]}",
-        12,
-        "middle",
-    )
-    return core_y - 24
+    def _tier(self, switch: int) -> str:
+        switches = self.topology.switches
+        return switches.tiers[int(switches.tier[switch])]
+
+    def _fill(self, switch: int, colour: int) -> str:
+        return DEAD if self.topology.switch_dead[switch] else COLOURS[colour % len(COLOURS)]
+
+    def _chip_x(self, leaf: int, plane: int) -> float:
+        return float(self.leaf_x[leaf] + (plane - (self.layer.num_planes - 1) / 2) * self.chip)
+
+    def _spine_x(self, pod: int, plane: int, spine: int) -> float:
+        return self.block_x[(pod, plane)] + (spine - (self.layer.num_spines - 1) / 2) * self.spine_size
+
+    def _leaves(self, canvas: _Canvas) -> None:
+        for node in range(len(self.node_x)):
+            for leaf in np.unique(self.leaf_of[self.devices // self.per_node == node]):
+                x, opacity = float(self.leaf_x[int(leaf)]), 0.5 if self.single else 0.25
+                canvas.curve(
+                    float(self.node_x[node]), self.base, x, self.leaf_y + 12, "#8a94a3", 0.8, opacity
+                )
+        name, planes = self._tier(self.first_leaf), self.layer.num_planes
+        for leaf in self.leaves.tolist():
+            for plane in range(planes):
+                number = leaf * planes + plane
+                x, fill = self._chip_x(leaf, plane), self._fill(self.first_leaf + number, plane)
+                title = f"{name} {number}: leaf {leaf}, plane {plane}"
+                canvas.box(x - self.chip * 0.42, self.leaf_y, self.chip * 0.84, 12, fill, title)
+        label_y = self.leaf_y + (28 if self.layer.num_spines else -6)
+        canvas.text(MARGIN, label_y, _tier_text(self.topology, self.layer, name), 13)
+
+    def _links_to_spines(self, canvas: _Canvas) -> None:
+        """One line for all links of a leaf to a plane; what is broken stands out link by link."""
+        layer, health = self.layer, self.topology.health
+        first, _ = layer.blocks()["spine_up"]
+        for leaf in self.leaves.tolist():
+            pod = leaf // layer.leaves_per_pod
+            for plane in range(layer.num_planes):
+                x, colour = self._chip_x(leaf, plane), COLOURS[plane % len(COLOURS)]
+                canvas.curve(x, self.leaf_y, self.block_x[(pod, plane)], self.spine_y + 16, colour, 0.9, 0.35)
+                for spine in range(layer.num_spines):
+                    left = health[first + (leaf * layer.num_planes + plane) * layer.num_spines + spine]
+                    if left < 1:
+                        end, alpha = self._spine_x(pod, plane, spine), 0.7 if left <= 0 else 0.4
+                        canvas.line(x, self.leaf_y, end, self.spine_y + 14, DEAD, 1.0, alpha)
+
+    def _spines(self, canvas: _Canvas) -> None:
+        name, count, size = self._tier(self.first_spine), self.layer.num_spines, self.spine_size
+        for pod, plane in self.blocks:
+            for spine in range(count):
+                number = (pod * self.layer.num_planes + plane) * count + spine
+                x, fill = self._spine_x(pod, plane, spine), self._fill(self.first_spine + number, plane)
+                title = f"{name} {number}: plane {plane}, switch {spine}"
+                canvas.box(x - size * 0.42, self.spine_y, size * 0.84, 14, fill, title)
+            label = f"plane {plane}: {count} {name}" if self.layer.num_planes > 1 else f"{count} {name}"
+            if len(self.blocks) <= 24:
+                canvas.text(self.block_x[(pod, plane)], self.spine_y - 6, label, 12, "middle")
+
+    def _cores(self, canvas: _Canvas) -> float:
+        layer, core_y = self.layer, self.spine_y - 110
+        cores = layer.num_planes * layer.num_spines * layer.num_cores
+        for block in self.blocks:
+            x = self.block_x[block]
+            canvas.curve(x, self.spine_y - 20, WIDTH / 2, core_y + 14, "#8a94a3", 1.2, 0.5)
+        gap = min(16.0, (WIDTH - 2 * MARGIN) / cores)
+        first = self.first_spine + layer.num_pods * layer.num_planes * layer.num_spines
+        for core in range(cores):
+            x = WIDTH / 2 + (core - (cores - 1) / 2) * gap
+            canvas.box(x - gap * 0.42, core_y, gap * 0.84, 14, self._fill(first + core, 4), f"core {core}")
+        canvas.text(WIDTH / 2, core_y - 6, f"{cores} {self._tier(first)}", 12, "middle")
+        return core_y - 24
 
 
 def _tier_text(topology: Topology, layer: ClosLayer, leaf_name: str) -> str:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Literal
 
 import numpy as np
 
-from fullmesh.errors import FullmeshError, TopologyError
+from fullmesh.cost.collectives.algorithms import collective_s
+from fullmesh.errors import TopologyError
 from fullmesh.network import collective_steps as collectives
 from fullmesh.network import curves
 from fullmesh.network.collective_steps import Kind, Schedule, Step
@@ -29,7 +31,8 @@ from fullmesh.network.wiring.topology import Topology
 
 Level = Literal["table", "closed-form", "bottleneck", "max-min"]
 LEVELS: tuple[Level, ...] = ("table", "closed-form", "bottleneck", "max-min")
-GENERATIONS = {"dgx-a100": "ampere", "dgx-h100": "hopper", "dgx-h200": "hopper", "h800-cluster": "hopper"}
+#: NCCL's names of chip generations; a chip of another one is taken for the newest.
+GENERATIONS = {"sm80": "ampere", "sm90": "hopper"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +74,12 @@ def chosen_algorithm(topology: Topology, kind: Kind, size: int, stride: int, num
     nodes = size // near
     rail = next((x.facts for x in topology.layers if x.facts.tier_kind == "rail"), None)
     nic = rail.device_bytes_per_s if rail else topology.tiers()[-1].bytes_per_s
+    machine = topology.fabric.machine
     if topology.device_basis == "gpu":
         choice = nccl_choice(
             kind,
             num_bytes,
-            generation=GENERATIONS.get(topology.name, "blackwell"),
+            generation=GENERATIONS.get(machine.chip.arch if machine else "", "blackwell"),
             ranks_per_node=near,
             num_nodes=nodes,
             nic_bytes_per_s=nic,
@@ -199,18 +203,17 @@ def run(
 
 
 def closed_form(topology: Topology, kind: Kind, size: int, stride: int, num_bytes: float) -> Estimate:
-    """Seconds without a graph: the cost model's fitted collectives where it knows the machine, else `tier_form`."""
-    try:
-        from fullmesh.cost.collectives.algorithms import collective_s
-        from fullmesh.machine import load_machine
+    """Seconds without a graph: the cost model's fitted collectives where there is a chip, else `tier_form`.
 
-        machine = load_machine(topology.name, num_devices=topology.num_devices)
-        seconds = float(np.asarray(collective_s(machine, kind, num_bytes, size, stride)).reshape(-1)[0])
-        evidence = "cost model's closed form, fitted to measured curves"
-        if np.isfinite(seconds) and seconds > 0:
+    The cost model speaks of whole packages and nodes, so of no other part of a machine.
+    """
+    machine, n = topology.fabric.machine, topology.num_devices
+    whole = topology.devices_per_package if n <= topology.devices_per_node else topology.devices_per_node
+    if machine is not None and n % whole == 0:
+        seconds = float(collective_s(machine.resized(n), kind, num_bytes, size, stride))
+        if math.isfinite(seconds) and seconds > 0:
+            evidence = "cost model's closed form, fitted to measured curves"
             return _plain(kind, size, num_bytes, seconds, "closed-form", evidence)
-    except (ImportError, AttributeError, TypeError, FullmeshError):
-        pass  # a machine of the user's own, or a shape that the cost model does not know
     return tier_form(topology, kind, size, stride, num_bytes)
 
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from importlib import resources
 from typing import Any
 
+from fullmesh.data import DATA_DIR
 from fullmesh.errors import TopologyError
 from fullmesh.network.collective_steps import Kind
 
 
 @functools.cache
 def _constants() -> dict[str, Any]:
-    text = (resources.files("fullmesh") / "data" / "topologies" / "libraries.json").read_text(
-        encoding="utf-8"
-    )
-    loaded: dict[str, Any] = json.loads(text)
+    loaded: dict[str, Any] = json.loads((DATA_DIR / "facts" / "libraries.json").read_text("utf-8"))
     return loaded
 
 

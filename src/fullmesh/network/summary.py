@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fullmesh.cost.collectives.links import reached_share
 from fullmesh.errors import TopologyError
 from fullmesh.network import collective_steps as collectives
 from fullmesh.network import curves, evaluate
@@ -39,6 +40,24 @@ def summary(topology: Topology, bytes_per_rank: float, policy: Policy) -> dict[s
         },
         "all_to_all": exchange,
     }
+
+
+def notes(topology: Topology) -> list[str]:
+    """What the graph rests on besides its own description: levels whose wiring is not given, shares of like tiers."""
+    out = []
+    machine = topology.fabric.machine
+    tiers = {t.name: t for t in topology.fabric.tiers}
+    for layer in topology.layers:
+        facts = layer.facts
+        first = facts.levels[0][0] if facts.levels else facts.name
+        if facts.assumed:
+            out.append(f"{first}: how this level is wired is {facts.source}")
+        share = reached_share(machine, tiers[first]) if first in tiers else None
+        if share is not None and machine is not None and share.machine != machine.id and share.measured:
+            out.append(
+                f"{first}: the share of the line rate that transfers reach is that of {share.machine}'s {share.tier}"
+            )
+    return out
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
-from importlib import resources
 
 import numpy as np
 
+from fullmesh.catalog.facts import load_facts
+from fullmesh.cost.collectives.links import load_links
 from fullmesh.errors import TopologyError
 from fullmesh.network import curves, evaluate
 from fullmesh.network.flow import solve, traffic
@@ -26,7 +26,7 @@ class PairRow:
     quantity : str
         ``bytes_per_s`` or ``seconds``.
     used : bool
-        Whether the topology file takes its figure from this source.
+        Whether the graph's figure comes from this source: a latency of the machine, a share of the fitted profile.
     """
 
     pair: str
@@ -63,23 +63,30 @@ def pair_figures(topology: Topology) -> dict[str, tuple[float, float]]:
 
 
 def pair_rows(topology: Topology) -> list[PairRow]:
-    """Measured bandwidth and latency between two endpoints, beside the graph's."""
-    text = (resources.files("fullmesh") / "data" / "topologies" / "measured_links.csv").read_text("utf-8")
+    """Measured bandwidth and latency between two endpoints, from the catalog, beside the graph's."""
     figures = pair_figures(topology)
+    facts = load_facts()
+    links = {(x.machine, x.tier) for x in load_links() if x.measured}
+    items = [(t.name, t.measured_item) for t in topology.fabric.tiers]
+    items += [(e.name, e.measured_item) for e in topology.fabric.endpoints]
     out = []
-    for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#")):
-        if row["machine"] == topology.name and row["pair"] in figures:
-            rate, latency = figures[row["pair"]]
-            out.append(
+    for pair, item in items:
+        if not item or pair not in figures:
+            continue
+        for parameter, graph in zip(("reached_bandwidth", "latency"), figures[pair], strict=True):
+            fitted = parameter == "latency" or (topology.name, pair) in links
+            out += [
                 PairRow(
-                    pair=row["pair"],
-                    quantity=row["quantity"],
-                    measured=float(row["value"]),
-                    graph=rate if row["quantity"] == "bytes_per_s" else latency,
-                    used=row["used"] == "1",
-                    source=row["source"],
+                    pair=pair,
+                    quantity="seconds" if parameter == "latency" else "bytes_per_s",
+                    measured=fact.si_value,
+                    graph=graph,
+                    used=fitted and fact.status == "used",
+                    source=fact.source,
                 )
-            )
+                for fact in facts.rows(item, parameter)
+                if fact.kind == "measured" and fact.status != "rejected"
+            ]
     return out
 
 

@@ -16,8 +16,10 @@ from fullmesh.cost.memory import MemoryLedger, memory_ledger
 from fullmesh.cost.operators.kernels import gemm_s, load_profile
 from fullmesh.cost.stages import Stages, stage_table
 from fullmesh.cost.step import PARTS, StepTime, step_time
+from fullmesh.cost.uncertainty import load_uncertainty, log_step_variance
 from fullmesh.errors import PlanError
-from fullmesh.machine import Machine
+from fullmesh.machine import Borrowed, Machine
+from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.intervals import Interval, interval_for
 from fullmesh.output import formats
 from fullmesh.output.result import Result
@@ -124,6 +126,8 @@ class Estimate(Result):
     energy_per_step_j: float | None
     energy_per_token_j: float | None
     energy_basis: str
+    borrowed: tuple[Borrowed, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def part_share(self, part: str) -> float:
         """Share of the step that one of ``parts_s`` takes."""
@@ -263,12 +267,25 @@ def memory_limit(result: Evaluation, i: int) -> Limit:
     )
 
 
+def _variance(model: ModelSpec, machine: Machine, plan: Plan) -> float:
+    """Variance of the logarithm of the step time that the fitted effects leave; infinite without a fit."""
+    uncertainty = load_uncertainty()
+    if uncertainty is None:
+        return math.inf
+    plans = Plans.of([plan])
+    settings, index = settings_of(model, machine, plans)
+    stages = stage_table(model, machine, plans)
+    return float(log_step_variance(stages, plans, settings, index, load_effects(), uncertainty)[0])
+
+
 def estimate_of(result: Evaluation, i: int) -> Estimate:
     """Plan ``i`` of an evaluation as an object."""
     plan = result.plans.plan(i)
     model, machine = result.model, result.machine
     t = result.times
     step = float(t.step_s[i])
+    caveats = caveats_of(machine, plan.stack)
+    variance = _variance(model, machine, plan)
     tokens = float(plan.gbs * plan.seq)
     recipe = RECIPES[plan.precision]
     peak = machine.chip.matrix_flop_per_s[recipe.linear]
@@ -287,7 +304,7 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
         step_s=step,
         low_s=float(t.low_s[i]),
         high_s=float(t.high_s[i]),
-        interval=interval_for(machine.chip.family, moe=model.is_moe, step_s=step),
+        interval=interval_for(step, variance, unproven=caveats.unproven),
         parts_s={name: float(getattr(t, name)[i]) for name in PARTS},
         tokens_per_step=tokens,
         tokens_per_s=tokens / step,
@@ -301,6 +318,8 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
         energy_per_step_j=energy,
         energy_per_token_j=energy / tokens if energy is not None else None,
         energy_basis=machine.power_basis if power else "power not published",
+        borrowed=caveats.borrowed,
+        notes=caveats.notes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Error bars: how far published step times lie from predictions of rows that were not fitted."""
+"""Error bars: how far published step times lie from predictions that had not seen them."""
 
 from __future__ import annotations
 
@@ -7,62 +7,88 @@ import functools
 import importlib.resources
 import json
 import math
+from typing import Any
+
+#: Results of its own from which on a chip's borrowed parts are in the residuals that its interval is made of.
+ENOUGH_ROWS = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """An interval that covers 80 % of published results like this one.
 
-    ``basis`` says from how many results of which kind it was taken.
+    ``basis`` says what it was made from, ``unproven`` why results like it are missing, empty where they are not.
     """
 
     low_s: float
     high_s: float
     log_half_width: float
     basis: str
+    unproven: str = ""
 
 
 @functools.lru_cache(maxsize=1)
-def _quantiles() -> dict[str, dict[str, float]]:
+def _document() -> dict[str, Any]:
     path = importlib.resources.files("fullmesh.data").joinpath("profiles/intervals.json")
     if not path.is_file():
         return {}
-    groups: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8"))["groups"]
-    return groups
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return document
 
 
 def held_out_coverage() -> dict[str, tuple[int, float]]:
-    """Results and share of them inside an interval made without their fold, for ``all`` and by chip family."""
-    path = importlib.resources.files("fullmesh.data").joinpath("profiles/intervals.json")
-    if not path.is_file():
-        return {"all": (0, math.nan)}
-    coverage = json.loads(path.read_text("utf-8"))["coverage"]
+    """Results and share of them inside intervals made without them.
+
+    ``all`` and chip families are configurations left out; ``unseen publishers: ...`` whole publishers left out.
+    """
+    coverage = _document().get("coverage", {"all": (0, math.nan)})
     return {group: (int(rows), float(share)) for group, (rows, share) in coverage.items()}
 
 
-def interval_for(family: str, *, moe: bool, step_s: float) -> Interval:
+def results_of_chip(chip_id: str) -> int:
+    """Published results that the intervals rest on and that ran on this very chip."""
+    return int(_document().get("chips", {}).get(chip_id, 0))
+
+
+def within_setting() -> float:
+    """Ratio, as a logarithm, below which two plans of one model on one machine cannot be told apart.
+
+    From pairs of published plans of one setting: what 80 % of their predicted ratios are off by at most. Infinite
+    where no result says.
+    """
+    return float(_document().get("within_setting", math.inf))
+
+
+def interval_for(step_s: float, variance: float, *, unproven: str = "") -> Interval:
     """The 80 % interval of a step time.
 
-    The residuals of the chip family and kind of model are used where there are at least ten results of that kind. A
-    family with fewer takes those of all chips with whole publishers left out, which are wider, and the basis says so.
+    Parameters
+    ----------
+    step_s : float
+    variance : float
+        Of the logarithm of the step time, from the effects (:mod:`fullmesh.cost.uncertainty`).
+    unproven : str
+        Why published results do not vouch for this machine or software; empty where they do. The interval is then
+        wider by as much as results of publishers never seen scatter.
     """
-    groups = _quantiles()
-    kind = "moe" if moe else "dense"
-    for key in (f"{family}|{kind}", f"{family}|any", f"unseen|{kind}"):
-        found = groups.get(key)
-        if found:
-            fam, what = key.split("|")
-            how = "whole publishers left out" if fam == "unseen" else "cross-validated"
-            chips = f"all chips (the {family} has too few of its own)" if fam == "unseen" else fam
-            what = "all models" if what == "any" else ("MoE models" if what == "moe" else "dense models")
-            basis = f"{int(found['rows'])} published results, {chips}, {what}, {how}"
-            low, high = found["low"], found["high"]
-            return Interval(
-                low_s=step_s * math.exp(low),
-                high_s=step_s * math.exp(high),
-                log_half_width=(high - low) / 2,
-                basis=basis,
-            )
+    fit = _document()
+    if not fit:
+        return Interval(
+            low_s=math.nan,
+            high_s=math.nan,
+            log_half_width=math.inf,
+            basis="no published result to compare with",
+            unproven=unproven,
+        )
+    deviation = math.sqrt(variance + fit["noise"] ** 2 + (fit["unseen"] ** 2 if unproven else 0.0))
+    low, high = fit["low"] * deviation, fit["high"] * deviation
+    basis = f"{int(fit['rows'])} published results, each predicted without its configuration and without its publisher"
+    if unproven:
+        basis += f"; wider, since {unproven}"
     return Interval(
-        low_s=math.nan, high_s=math.nan, log_half_width=math.inf, basis="no published result to compare with"
+        low_s=step_s * math.exp(low),
+        high_s=step_s * math.exp(high),
+        log_half_width=(high - low) / 2,
+        basis=basis,
+        unproven=unproven,
     )

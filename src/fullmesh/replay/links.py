@@ -9,7 +9,7 @@ from fullmesh.errors import TopologyError
 from fullmesh.machine import Machine
 from fullmesh.network.collective_steps import Schedule, Step
 from fullmesh.network.coupling import collective_routes
-from fullmesh.network.wiring.build import load_topology
+from fullmesh.network.wiring.build import wire_machine
 from fullmesh.timeline.costs import PipelineCosts
 from fullmesh.timeline.engine.engines import Network, network_over, sends_of
 from fullmesh.timeline.perturb import Perturbation, Unfolded, unfold
@@ -39,7 +39,7 @@ def sends_on_links(
         return None
     num = costs.num_stages * costs.ranks_per_stage
     try:
-        topology = load_topology(machine.id, max(num, machine.num_devices))
+        topology = wire_machine(machine, max(num, machine.num_devices))
     except TopologyError as error:
         raise TopologyError(error.what, where="--engine fabric", hint="choose another engine") from None
     pairs, route = np.unique(np.stack([source, target]), axis=1, return_inverse=True)

@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 from fullmesh.errors import PlanError, TopologyError, did_you_mean
 from fullmesh.machine import Machine
 from fullmesh.network.whatif import check_plan
-from fullmesh.network.wiring.build import load_topology
+from fullmesh.network.wiring.build import wire_machine
 from fullmesh.plan import RECIPES, Plan
 from fullmesh.workload import ModelSpec, MoE
 from fullmesh.workload.ops import BF16_BYTES
@@ -102,7 +102,7 @@ def wired_collectives(
     if level not in LEVELS:
         raise PlanError(f"the level {level!r} is unknown", hint=did_you_mean(level, list(LEVELS)))
     groups = plan_collectives(model, plan)
-    topology = load_topology(machine.id, plan.num_devices)
+    topology = wire_machine(machine, plan.num_devices)
     out = []
     for axis, kind, ranks, stride, num_bytes in groups:
         try:

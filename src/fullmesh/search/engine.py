@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fullmesh.errors import PlanError, did_you_mean
 from fullmesh.machine import Machine
+from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.estimate import (
     Estimate,
     Evaluation,
@@ -21,7 +22,7 @@ from fullmesh.outcomes.estimate import (
     memory_limit,
     supported_precision,
 )
-from fullmesh.outcomes.intervals import interval_for
+from fullmesh.outcomes.intervals import within_setting
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
@@ -95,6 +96,11 @@ class SearchResult(Result):
     def precision_flop_per_s(self) -> float:
         """Dense peak of one device in the precision used."""
         return self.machine.chip.matrix_flop_per_s[RECIPES[self.precision].linear]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the machine and its software borrow, and whether they are announced or never seen."""
+        return caveats_of(self.machine, self.software.stack).notes
 
     @property
     def roomy(self) -> Estimate | None:
@@ -348,9 +354,7 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     order = feasible[np.lexsort((priced.memory_bytes[feasible], cost[feasible]))]
     leaders = _first_of_each(_layout(plans, order), order)
     best = int(leaders[0])
-    spread = interval_for(q.machine.chip.family, moe=q.model.is_moe, step_s=1.0).log_half_width * math.sqrt(
-        2.0
-    )
+    spread = within_setting()
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
     def full(index: npt.NDArray[np.intp] | list[int]) -> tuple[Estimate, ...]:

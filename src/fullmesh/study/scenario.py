@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from fullmesh.cost.effects import UNKNOWN_STACK, known_stacks
 from fullmesh.errors import FullmeshError, PlanError, ScenarioError, did_you_mean
 from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.file_form import SourceLines
@@ -152,6 +153,13 @@ def _plan(table: dict[str, Any], machine: Machine, model: ModelSpec, lines: Sour
         if key not in FIELDS:
             raise ScenarioError(f"unknown key {key!r}", where=where, hint=did_you_mean(key, list(FIELDS)))
         values[key] = _plan_value(FIELDS[key], value, where)
+        if key == "stack" and value not in (*known_stacks(), UNKNOWN_STACK):
+            raise ScenarioError(
+                f"unknown software stack {value!r}",
+                where=where,
+                expected="one of " + ", ".join((*known_stacks(), UNKNOWN_STACK)),
+                hint=f'stack = "{UNKNOWN_STACK}" stands for one that no published result speaks of',
+            )
     if "gbs" not in table:
         raise ScenarioError(
             "the plan has no global batch",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.effects import EffectProfile, load_effects
-from fullmesh.cost.uncertainty import read_arrays
+from fullmesh.cost.uncertainty import load_uncertainty, read_arrays
 from fullmesh.evidence.cases import CaseTable, case_table
 from fullmesh.evidence.mapping import Case
 from fullmesh.evidence.published import (
@@ -22,6 +22,7 @@ from fullmesh.evidence.published import (
     published_step_s,
 )
 from fullmesh.evidence.results import ResultRow, read_results
+from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.intervals import held_out_coverage, interval_for
 from fullmesh.validate.naive import naive_step_s
 
@@ -180,6 +181,7 @@ class _Predicted:
     held_out: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     without: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     naive: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    variance: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     allocated: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     reserved: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     fitted: npt.NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=bool))
@@ -188,6 +190,7 @@ class _Predicted:
 def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predicted:
     """Predict every case with the full fit, with the fits that held it out, and with the naive model."""
     by_fold, by_publisher, fitted_configurations = _held_out()
+    uncertainty = load_uncertainty()
     published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
     predicted = table.step_times(load_effects()).step_s
     allocated, reserved = table.peak_memory(load_effects())
@@ -225,6 +228,9 @@ def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predic
         held_out=held_out,
         without=without,
         naive=naive_step_s(table.cases, published, usable),
+        variance=np.full(len(names), np.inf)
+        if uncertainty is None
+        else table.log_variances(load_effects(), uncertainty),
         allocated=allocated,
         reserved=reserved,
         fitted=fitted,
@@ -267,7 +273,7 @@ def _row_score(
     case = p.cases[i] if i is not None else None
     step = float(p.predicted[i]) if i is not None else None
     interval = (
-        interval_for(case.machine.chip.family, moe=case.model.is_moe, step_s=float(p.held_out[i]))
+        interval_for(float(p.held_out[i]), float(p.variance[i]), unproven=caveats_of(case.machine).unproven)
         if case is not None and i is not None
         else None
     )

@@ -1,39 +1,30 @@
-"""Fit the shipped profile of measured collectives: ``python -m fullmesh.calibrate.collectives.curves FOLDER``.
+"""Curves of measured times, one for each machine, library, operation and number of ranks: the profile's ``times``.
 
-The folder holds ``fabric_tables.json`` and ``measured/*.csv``. Each curve is fitted to the logarithm of its times. Held
-out, and never seen by a fit: every curve of a middle number of ranks (4 of 2, 4, 8; and so on), the curves of another
-publisher where they repeat a configuration, and every third size of every fitted curve.
+Each curve is fitted to the logarithm of its times. Held out, and never seen by a fit: every curve of a middle number
+of ranks (4 of 2, 4, 8; and so on), the curves of another publisher where they repeat a configuration, and every third
+size of every fitted curve.
 """
 
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
-import datetime
-import json
-import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fullmesh.data import DATA_DIR
-from fullmesh.errors import FullmeshError, ResultsError
-from fullmesh.network.curves import Curve, Point, predict
+from fullmesh.calibrate.collectives.points import DTYPE_BYTES, NCCL_SYSTEMS, number, read_rows
+from fullmesh.errors import ResultsError
+from fullmesh.files import write_text
+from fullmesh.network.curves import POINTS, Curve, Point, points, predict
 from fullmesh.network.wiring.links import FloatArray
 
-SYSTEMS = {
-    "a100_sxm": "dgx-a100",
-    "h100_sxm": "dgx-h100",
-    "h200_sxm": "dgx-h200",
-    "b200_sxm": "dgx-b200",
-    "b300_sxm": "dgx-b300",
-    "gb200": "gb200-nvl72",
-    "gb300": "gb300-nvl72",
-}
 AIC = "aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0)"
+MODEL = "seconds = floor_s + bytes / bytes_per_s + slope * bytes ** power"
+#: The machines whose DeepEP tables a folder may hold, by the end of the file's name.
+DEEPEP_SYSTEMS = {"h100": "dgx-h100", "h200": "dgx-h200"}
 HELD_RANKS = {
     "nccl": {4},
     "deepep": {32},
@@ -43,141 +34,115 @@ HELD_RANKS = {
 }
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(f"cannot read the table: {error}", where=str(path)) from None
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-
-
 def gather(folder: Path) -> list[Point]:
-    """All measured points of a folder; ``fitted`` still says nothing."""
-    out: list[Point] = []
+    """The measured points to fit on; ``fitted`` still says nothing.
 
-    def add(
-        machine: str, family: str, kind: str, ranks: int, size: float, seconds: float, source: str
-    ) -> None:
-        out.append(
-            Point(
-                machine=machine,
-                family=family,
-                kind=kind,
-                ranks=ranks,
-                num_bytes=size,
-                seconds=seconds,
-                fitted=False,
-                source=source,
-            )
+    Points of the tables that the folder holds, and the shipped points of everything else.
+
+    Raises
+    ------
+    ResultsError
+        The folder holds none of the tables, or one cannot be read.
+    """
+    found: list[Point] = []
+    for name, reader in _READERS.items():
+        if (folder / name).is_file():
+            found += reader(folder / name)
+    if not found:
+        raise ResultsError(
+            "no table of measured times", where=str(folder), expected="one of " + ", ".join(_READERS)
         )
+    measured = {(p.machine, p.family) for p in found}
+    kept = [p for p in points() if p.source != AIC or (p.machine, p.family) not in measured]
+    return found + [dataclasses.replace(p, fitted=False) for p in kept]
 
-    rows = _rows(folder / "measured" / "nccl_intra_node.csv")
-    newest = {
-        s: max(tuple(map(int, r["nccl"].split("."))) for r in rows if r["system"] == s) for s in SYSTEMS
-    }
-    for r in rows:
-        if r["system"] in SYSTEMS and tuple(map(int, r["nccl"].split("."))) == newest[r["system"]]:
+
+def _point(machine: str, family: str, kind: str, ranks: float, size: float, seconds: float) -> Point:
+    return Point(
+        machine=machine,
+        family=family,
+        kind=kind,
+        ranks=int(ranks),
+        num_bytes=size,
+        seconds=seconds,
+        fitted=False,
+        source=AIC,
+    )
+
+
+def _nccl(path: Path) -> Iterator[Point]:
+    """The newest release of each system."""
+    rows = [
+        (line, r)
+        for line, r in read_rows(path, ("system", "nccl", "op_name", "num_gpus", "bytes", "latency_us"))
+        if r["system"] in NCCL_SYSTEMS
+    ]
+    newest: dict[str, tuple[int, ...]] = {}
+    for _, r in rows:
+        newest[r["system"]] = max(newest.get(r["system"], ()), _release(r["nccl"]))
+    for line, r in rows:
+        if _release(r["nccl"]) == newest[r["system"]]:
+            ranks, size, latency_us = _numbers(r, line, path, "num_gpus", "bytes", "latency_us")
             kind = r["op_name"].replace("alltoall", "all_to_all")
-            add(
-                SYSTEMS[r["system"]],
-                "nccl",
-                kind,
-                int(r["num_gpus"]),
-                float(r["bytes"]),
-                float(r["latency_us"]) * 1e-6,
-                AIC,
-            )
-    for r in _rows(folder / "measured" / "nvl72_moe_alltoall.csv"):
+            yield _point(NCCL_SYSTEMS[r["system"]][0], "nccl", kind, ranks, size, latency_us * 1e-6)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
+def _numbers(row: dict[str, str], line: int, path: Path, *keys: str) -> tuple[float, ...]:
+    return tuple(number(row, key, f"{path.name}:{line}") for key in keys)
+
+
+_NVL72 = ("num_tokens", "hidden_size", "topk", "moe_ep_size", "latency")
+
+
+def _nvl72(path: Path) -> Iterator[Point]:
+    for line, r in read_rows(path, ("op_name", "kernel_source", "moe_dtype", *_NVL72)):
         if r["op_name"] == "alltoall_prepare":
             continue
-        width = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}[r["moe_dtype"]]
-        size = float(r["num_tokens"]) * float(r["hidden_size"]) * float(r["topk"]) * width
-        kind = f"{r['op_name'].removeprefix('alltoall_')} {r['kernel_source'].removeprefix('NVLink')} {r['moe_dtype']}"
-        add("gb200-nvl72", "nvl72-moe", kind, int(r["moe_ep_size"]), size, float(r["latency"]) * 1e-3, AIC)
-    for chip, machine in (("h100", "dgx-h100"), ("h200", "dgx-h200")):
-        for r in _rows(folder / "measured" / f"deepep_normal_{chip}.csv"):
-            for op, width in (("dispatch", 1.0), ("combine", 2.0)):
-                if r[f"{op}_sms"] != "20":
-                    continue
-                size = float(r["num_token"]) * float(r["hidden_size"]) * float(r["num_topk"]) * width
-                ranks = 8 * int(r["node_num"])
-                add(machine, "deepep", op, ranks, size, float(r[f"{op}_transmit_us"]) * 1e-6, AIC)
-        for r in _rows(folder / "measured" / f"deepep_low_latency_{chip}.csv"):
-            for op, width in (("dispatch", 1.0), ("combine", 2.0)):
-                size = float(r["num_token"]) * float(r["hidden_size"]) * float(r["num_topk"]) * width
-                ranks = 8 * int(r["node_num"])
-                add(machine, "deepep-ll", op, ranks, size, float(r[f"{op}_avg_t_us"]) * 1e-6, AIC)
-    tables: dict[str, Any] = json.loads((folder / "fabric_tables.json").read_text(encoding="utf-8"))
-    named = (
-        ("A100x8", "dgx-a100", "nccl-tests", "all_reduce", 8),
-        ("H200x8", "dgx-h200", "nccl-tests", "all_reduce", 8),
-        ("B200x8", "dgx-b200", "nccl-tests", "all_reduce", 8),
-        ("B200_4x8", "dgx-b200", "nccl-tests-efa", "all_reduce", 32),
-        ("NVL72", "gb200-nvl72", "nccl-tests", "all_reduce", 72),
-        ("B200_64x8_ring", "dgx-b200", "nccl-tests-ring", "all_reduce", 512),
-        ("B200_64x8_nvls", "dgx-b200", "nccl-tests-nvls", "all_reduce", 512),
-    )
-    for key, machine, family, kind, ranks in named:
-        source = next(
-            (v for k, v in tables["sources"].items() if key.split("_ring")[0].split("_nvls")[0] in k), ""
-        )
-        for size, microseconds in tables[key]:
-            add(machine, family, kind, ranks, float(size), microseconds * 1e-6, source)
-    # DGX Cloud benchmarking, 8 x H100, float sum: another publisher than the curve it is held against.
-    for size, microseconds in (
-        (2**20, 27.4), (2**22, 54.2), (2**24, 123.8), (2**26, 324.7), (2**28, 1112.5), (2**29, 2151.0), (2**30, 4029.0),
-        (2**32, 15749.0), (2**34, 62648.0),
-    ):  # fmt: skip
-        add(
-            "dgx-h100",
-            "nccl",
-            "all_reduce",
-            8,
-            float(size),
-            microseconds * 1e-6,
-            "dgxc-benchmarking@841f5466cd86",
-        )
-    token = 7168.0 * 8
-    for op, width in (("dispatch", 1.0), ("combine", 2.0)):
-        for ranks, microseconds in tables["cm384_cann_ep_us"][op].items():
-            source = "arXiv 2506.12708 through published notes"
-            add("cloudmatrix384", "cann-ep", op, int(ranks), 128 * token * width, microseconds * 1e-6, source)
-        for ranks, microseconds in tables["deepep_ascend_ll_us"][op].items():
-            source = "sgl-project/sgl-kernel-npu README @f425bdf"
-            add(
-                "cloudmatrix384",
-                "sgl-ep-ll",
-                op,
-                int(ranks),
-                128 * token * width,
-                microseconds * 1e-6,
-                source,
-            )
-        for ranks, rates in tables["deepep_ascend_normal_GBps"].items():
-            size = 4096 * token * width
-            seconds = size / (rates[0 if op == "dispatch" else 1] * 1e9)
-            add(
-                "cloudmatrix384",
-                "sgl-ep",
-                op,
-                int(ranks),
-                size,
-                seconds,
-                "sgl-project/sgl-kernel-npu README @f425bdf",
-            )
-        for ranks, microseconds in tables["deepep_ll_us"][op].items():
-            source = "deepseek-ai/DeepEP docs/legacy.md @dd758ca"
-            add("h800-cluster", "deepep-ll", op, int(ranks), 128 * token * width, microseconds * 1e-6, source)
-    # HCCL on one A3 node, CANN 8.5: MiB per rank and microseconds of the microbenchmark.
-    mib = 2.0**20
-    hccl = "Ascend/msmodeling fork, comm_alignment_report"
-    gathered = ((1.3, 176.7), (3.8, 366.6), (5.0, 435.1), (8.8, 679.0), (21.4, 1628.0), (40.0, 3080.0))
-    scattered = ((1.3, 216.3), (3.8, 440.7), (8.8, 808.5), (21.4, 2044.0), (40.0, 3665.0))
-    for part, microseconds in gathered:
-        add("cloudmatrix384", "hccl", "all_gather", 16, 16 * part * mib, microseconds * 1e-6, hccl)
-    for part, microseconds in scattered:
-        add("cloudmatrix384", "hccl", "reduce_scatter", 16, 16 * part * mib, microseconds * 1e-6, hccl)
-    return out
+        tokens, hidden, topk, ranks, latency_ms = _numbers(r, line, path, *_NVL72)
+        operation = r["op_name"].removeprefix("alltoall_")
+        kind = f"{operation} {r['kernel_source'].removeprefix('NVLink')} {r['moe_dtype']}"
+        size = tokens * hidden * topk * DTYPE_BYTES[r["moe_dtype"]]
+        yield _point("gb200-nvl72", "nvl72-moe", kind, ranks, size, latency_ms * 1e-3)
+
+
+_TOKENS = ("node_num", "num_token", "hidden_size", "num_topk")
+
+
+def _deepep(path: Path) -> Iterator[Point]:
+    """Normal kernels, on 20 streaming multiprocessors."""
+    machine = DEEPEP_SYSTEMS[path.stem.rsplit("_", 1)[-1]]
+    times = {"dispatch": "dispatch_transmit_us", "combine": "combine_transmit_us"}
+    for line, r in read_rows(path, (*_TOKENS, *times.values(), "dispatch_sms", "combine_sms")):
+        for operation, column in times.items():
+            if r[f"{operation}_sms"] == "20":
+                yield _exchange(machine, "deepep", operation, _numbers(r, line, path, *_TOKENS, column))
+
+
+def _deepep_low_latency(path: Path) -> Iterator[Point]:
+    machine = DEEPEP_SYSTEMS[path.stem.rsplit("_", 1)[-1]]
+    times = {"dispatch": "dispatch_avg_t_us", "combine": "combine_avg_t_us"}
+    for line, r in read_rows(path, (*_TOKENS, *times.values())):
+        for operation, column in times.items():
+            yield _exchange(machine, "deepep-ll", operation, _numbers(r, line, path, *_TOKENS, column))
+
+
+def _exchange(machine: str, family: str, operation: str, numbers: tuple[float, ...]) -> Point:
+    """A dispatch in FP8 or a combine in BF16 of eight ranks a node, every token counted once for each expert."""
+    nodes, tokens, hidden, topk, microseconds = numbers
+    width = DTYPE_BYTES["fp8" if operation == "dispatch" else "bfloat16"]
+    return _point(machine, family, operation, 8 * nodes, tokens * hidden * topk * width, microseconds * 1e-6)
+
+
+_READERS = {
+    "nccl_intra_node.csv": _nccl,
+    "nvl72_moe_alltoall.csv": _nvl72,
+    **{f"deepep_normal_{chip}.csv": _deepep for chip in DEEPEP_SYSTEMS},
+    **{f"deepep_low_latency_{chip}.csv": _deepep_low_latency for chip in DEEPEP_SYSTEMS},
+}
 
 
 def _model(x: FloatArray, size: FloatArray) -> FloatArray:
@@ -259,36 +224,47 @@ def fit(points: list[Point]) -> tuple[list[Curve], list[Point]]:
     return curves, marked
 
 
-def main(arguments: list[str]) -> int:
-    """Fit and write the profile and its points; prints the errors."""
-    if len(arguments) not in (1, 2):
-        print("usage: python -m fullmesh.calibrate.collectives.curves FOLDER [OUT]", file=sys.stderr)
-        return 2
-    folder = Path(arguments[0])
-    target = Path(arguments[1]) if len(arguments) == 2 else DATA_DIR / "topologies"
-    curves, points = fit(gather(folder))
-    predicted = [
-        predict(p.machine, p.family, p.kind, p.ranks, p.num_bytes, among=tuple(curves)) for p in points
-    ]
-    usable = [(p, seconds) for p, seconds in zip(points, predicted, strict=True) if seconds is not None]
-    for flag, name in ((True, "fitted"), (False, "not fitted")):
-        errors = [abs(seconds / p.seconds - 1) for p, seconds in usable if p.fitted is flag]
-        median, high = np.median(errors), np.quantile(errors, 0.9)
-        print(f"{name}: {len(errors)} points, median {median:.1%}, 90th percentile {high:.1%}")
-    passport = {
-        "made_by": "python -m fullmesh.calibrate.collectives.curves",
-        "date": datetime.date.today().isoformat(),
-        "numpy": np.__version__,
+def fit_times(points: list[Point]) -> tuple[dict[str, Any], list[Point]]:
+    """The profile's section of curves, and the points marked by whether a curve has seen them.
+
+    Points that no curve speaks of are left out.
+    """
+    curves, marked = fit(points)
+    shown = [p for p in marked if _predicted(p, tuple(curves)) is not None]
+    section = {
+        "model": MODEL,
         "notice": f"NCCL, DeepEP and NVL72 curves derive from {AIC}; see NOTICE",
-        "model": "seconds = floor_s + bytes / bytes_per_s + slope * bytes ** power",
+        "residuals": _residuals(shown, tuple(curves)),
+        "curves": [dataclasses.asdict(c) for c in curves],
     }
-    profile = {"passport": passport, "curves": [dataclasses.asdict(c) for c in curves]}
+    return section, shown
+
+
+def _predicted(p: Point, curves: tuple[Curve, ...]) -> float | None:
+    return predict(p.machine, p.family, p.kind, p.ranks, p.num_bytes, among=curves)
+
+
+def _residuals(shown: list[Point], curves: tuple[Curve, ...]) -> dict[str, dict[str, float]]:
+    out = {}
+    for role, flag in (("fit", True), ("hold", False)):
+        error = [abs((_predicted(p, curves) or np.nan) / p.seconds - 1) for p in shown if p.fitted is flag]
+        if error:
+            out[role] = {
+                "points": len(error),
+                "median_error": round(float(np.median(error)), 4),
+                "p90_error": round(float(np.quantile(error, 0.9)), 4),
+            }
+    return out
+
+
+def write_points(shown: list[Point], path: Path = POINTS) -> None:
+    """Write measured points whole or not at all."""
     lines = [
         f"# measured points; NCCL, DeepEP and NVL72 rows are a rounded subset of {AIC}",
         "# fitted = 1 where a curve has seen the point",
+        "machine,family,kind,ranks,bytes,seconds,fitted,source",
     ]
-    lines.append("machine,family,kind,ranks,bytes,seconds,fitted,source")
-    for p, _ in usable:
+    for p in shown:
         cells = (
             p.machine,
             p.family,
@@ -299,19 +275,4 @@ def main(arguments: list[str]) -> int:
             int(p.fitted),
         )
         lines.append(",".join(map(str, cells)) + f',"{p.source}"')
-    for name, text in (
-        ("collective_profile.json", json.dumps(profile, indent=1) + "\n"),
-        ("measured_points.csv", "\n".join(lines) + "\n"),
-    ):
-        temporary = target / (name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target / name)
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except FullmeshError as error:
-        print(error.render(), file=sys.stderr)
-        sys.exit(2)
+    write_text(path, "\n".join(lines) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from fullmesh.calibrate.collectives.curves import fit_times, gather
 from fullmesh.calibrate.collectives.points import TABLES, Curve, read_curves
+from fullmesh.catalog.facts import load_facts
 from fullmesh.cost.collectives.algorithms import collective_s
 from fullmesh.cost.collectives.constants import PROFILE, Column, Fabric, parse_profile
 from fullmesh.cost.collectives.experts import experts_s
 from fullmesh.errors import CatalogError, ResultsError
+from fullmesh.files import write_text
 from fullmesh.machine import load_machine
 
 START = PROFILE.with_name("collectives_start.toml")
@@ -117,8 +119,17 @@ def resolve(document: Document) -> Document:
             experts.append({k: v for k, v in values.items() if k not in ("like", "free")})
         entry = {k: fabric[k] for k in ("vendor", "arch", "kind", "tier")}
         entry["inner_step"] = fabric.get("inner_step", 0.0)
+        entry["borrowed_from"] = _borrowed_from(fabric)
         resolved.append({**entry, "terms": terms, "experts": experts})
     return {"schema": 1, "date": document["date"], "fabrics": resolved}
+
+
+def _borrowed_from(fabric: Document) -> str:
+    """The fabric that most constants of another come from, where none of them is its own."""
+    if "like" in fabric:
+        return str(fabric["like"])
+    homes = [str(t.get("tied", "")).rpartition(":")[0] for t in fabric["terms"]]
+    return homes[0] if homes and all(homes) else ""
 
 
 def only(fabrics: Sequence[Fabric], kind: str, name: str) -> tuple[Fabric, ...]:
@@ -305,8 +316,9 @@ def fit_collectives(folder: Path) -> Document:
     Returns
     -------
     dict
-        The profile: fabrics with their constants, the starts added by ways of measuring, and per curve whether it was
-        fitted on and the errors. The same tables and library versions give the same profile.
+        The profile: ``fabrics`` with their constants, the starts added by ways of measuring (``harness_s``), per curve
+        whether it was fitted on and the errors, shares of the line rate (``links``) and curves of measured times
+        (``times``) for the wired graph. The same tables and library versions give the same profile.
 
     Raises
     ------
@@ -321,6 +333,7 @@ def fit_collectives(folder: Path) -> Document:
             expected=", ".join(TABLES),
         )
     curves = read_curves(folder)
+    times, _ = fit_times(gather(folder))
     document = read_start()
     harness_s: dict[str, float] = {}
     for ids, machines in STAGES:
@@ -341,8 +354,58 @@ def fit_collectives(folder: Path) -> Document:
     for entry, source in zip(profile["fabrics"], document["fabric"], strict=True):
         entry["evidence"] = source["note"]
     profile["curves"] = [_summary(c, fabrics, harness_s) for c in curves]
+    profile["links"] = fit_links(document, curves)
+    profile["times"] = times
     profile["residuals"] = {role: _overall(curves, role, fabrics, harness_s) for role in ("fit", "hold")}
     return profile
+
+
+def fit_links(document: Document, curves: Sequence[Curve]) -> list[Document]:
+    """Share of the line rate that every tier of ``[[link]]`` reaches, from measured facts and published curves.
+
+    Raises
+    ------
+    CatalogError
+        No such machine, tier or fact.
+    """
+    out = []
+    for entry in document["link"]:
+        machine = load_machine(entry["machine"])
+        tier = next((t for t in machine.tiers if t.name == entry["tier"]), None)
+        if tier is None:
+            raise CatalogError(f"{machine.id} has no tier {entry['tier']!r}", where=START.name)
+        efficiency, evidence = entry.get("assumed", 1.0), "assumed" if "assumed" in entry else "line rate"
+        if "reached" in entry:
+            fact = load_facts().used(*entry["reached"].split("/"), where=START.name)
+            efficiency = round(fact.si_value / tier.bytes_per_s, 4)
+            evidence = f"{fact.value:g} {fact.unit} of {tier.bytes_per_s / 1e9:g} GB/s: {fact.source}"
+        reduction = _reduction_share(curves, entry["reduction"], tier.name) if "reduction" in entry else 1.0
+        notes = [evidence, *([f"reductions: {entry['reduction']}"] if "reduction" in entry else [])]
+        out.append(
+            {
+                "machine": machine.id,
+                "tier": tier.name,
+                "kind": tier.kind,
+                "vendor": machine.chip.vendor,
+                "arch": machine.chip.arch,
+                "num_devices": tier.full_num_devices,
+                "efficiency": efficiency,
+                "reduction_efficiency": reduction,
+                "measured": "reached" in entry,
+                "evidence": "; ".join([*notes, *([entry["note"]] if "note" in entry else [])]),
+            }
+        )
+    return out
+
+
+def _reduction_share(curves: Sequence[Curve], name: str, tier: str) -> float:
+    """Largest share of the line rate inside switches that reduce, where n (p + 1) / p bytes pass a port each way."""
+    curve = next((c for c in curves if c.name == name and c.kind == "all_reduce"), None)
+    if curve is None:
+        raise CatalogError(f"no published curve is called {name!r}", where=START.name)
+    line = next(t.bytes_per_s for t in load_machine(curve.machine).tiers if t.name == tier)
+    wire = curve.num_bytes * (curve.ranks + 1.0) / curve.ranks
+    return round(float((wire / curve.seconds).max()) / line, 3)
 
 
 def _overall(
@@ -372,8 +435,21 @@ def _summary(curve: Curve, fabrics: tuple[Fabric, ...], harness_s: Mapping[str, 
 
 
 def write_profile(profile: Document, path: Path = PROFILE) -> None:
-    """Write a profile whole or not at all."""
+    """Write a profile whole or not at all, one term, link or curve a line."""
     parse_profile(profile, "fit")
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(profile, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    write_text(path, _lines(profile) + "\n")
+
+
+def _lines(value: Any, depth: int = 0) -> str:
+    """JSON with every innermost object on a line of its own."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    if not any(isinstance(v, dict | list) for v in inner) or not inner:
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        rows = [f"{json.dumps(k)}: {_lines(v, depth + 1)}" for k, v in value.items()]
+        opening, closing = "{}"
+    else:
+        rows = [_lines(v, depth + 1) for v in inner]
+        opening, closing = "[]"
+    margin = " " * (depth + 1)
+    return opening + "\n" + ",\n".join(margin + row for row in rows) + "\n" + " " * depth + closing

@@ -14,7 +14,7 @@ from fullmesh.cost.collectives.experts import expected_hit
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ResultsError
 
-SHIPPED = DATA_DIR / "measured"
+SHIPPED = DATA_DIR / "results" / "points"
 CURVE_COLUMNS = ("curve", "machine", "num_devices", "kind", "algorithm", "role", "harness", "source")
 COLLECTIVE_COLUMNS = (*CURVE_COLUMNS, "ranks", "stride", "bytes", "value", "unit")
 EXPERT_CURVE_COLUMNS = ("curve", "machine", "num_devices", "dispatcher", "phase", "routing", "role", "source")
@@ -40,6 +40,8 @@ NCCL_SYSTEMS = {
 }
 #: Group sizes fitted on; the sizes between them are held out.
 FITTED_RANKS = (2, 8)
+#: Bytes of one hidden value as curves of expert exchange count them: scales only where they are packed with it.
+DTYPE_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}
 #: Bytes of one hidden value on the wire: FP8 with an FP32 scale per 128, BF16, NVFP4 with an FP8 scale per 16.
 WIRE_BYTES = {"fp8": 1.0 + 4.0 / 128.0, "bfloat16": 2.0, "nvfp4": 0.5 + 1.0 / 16.0}
 
@@ -97,7 +99,8 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[
         yield line, row
 
 
-def _number(row: dict[str, str], key: str, where: str, default: float | None = None) -> float:
+def number(row: dict[str, str], key: str, where: str, default: float | None = None) -> float:
+    """A figure of at least 0; ``default`` for an empty cell."""
     text = row[key].strip()
     if not text and default is not None:
         return default
@@ -146,12 +149,12 @@ def read_collectives(path: Path = SHIPPED / "collectives.csv") -> list[Curve]:
         where = f"{path.name}:{line}"
         if row["role"] not in ROLES:
             raise ResultsError(f"unknown role {row['role']!r}", where=where, expected=", ".join(ROLES))
-        ranks, num_bytes = _number(row, "ranks", where), _number(row, "bytes", where)
+        ranks, num_bytes = number(row, "ranks", where), number(row, "bytes", where)
         seconds = _published_seconds(
-            row["kind"], ranks, num_bytes, _number(row, "value", where), row["unit"], where
+            row["kind"], ranks, num_bytes, number(row, "value", where), row["unit"], where
         )
         key = tuple(row[c] for c in CURVE_COLUMNS)
-        rows.append((key, (ranks, _number(row, "stride", where), num_bytes, seconds)))
+        rows.append((key, (ranks, number(row, "stride", where), num_bytes, seconds)))
     return [
         Curve(
             name=k[0],
@@ -180,10 +183,10 @@ def read_nccl(path: Path) -> list[Curve]:
         where = f"{path.name}:{line}"
         kind = "all_to_all" if row["op_name"] == "alltoall" else row["op_name"]
         values = (
-            _number(row, "num_gpus", where),
+            number(row, "num_gpus", where),
             1.0,
-            _number(row, "bytes", where),
-            _number(row, "latency_us", where) * 1e-6,
+            number(row, "bytes", where),
+            number(row, "latency_us", where) * 1e-6,
         )
         rows.append(((row["system"], row["nccl"], kind, row["num_gpus"]), values))
     curves = []
@@ -255,11 +258,11 @@ def read_experts(path: Path = SHIPPED / "experts.csv") -> list[Curve]:
         where = f"{path.name}:{line}"
         if row["role"] not in ROLES:
             raise ResultsError(f"unknown role {row['role']!r}", where=where, expected=", ".join(ROLES))
-        numbers = [_number(row, c, where) for c in EXPERT_NUMBERS]
-        limit = _number(row, "node_limit", where, default=np.inf)
+        numbers = [number(row, c, where) for c in EXPERT_NUMBERS]
+        limit = number(row, "node_limit", where, default=np.inf)
         nodes = np.ceil(numbers[3] / _domain(row["machine"]))
         key = tuple(row[c] for c in EXPERT_CURVE_COLUMNS)
-        rows.append(((*key, row["unit"]), (*numbers, limit, nodes, _number(row, "value", where))))
+        rows.append(((*key, row["unit"]), (*numbers, limit, nodes, number(row, "value", where))))
     curves = []
     for key, v in _grouped(rows).items():
         curve, unit = _expert_curve(key[:-1], v, v[7]), key[-1]
@@ -280,17 +283,17 @@ def read_deepep(path: Path) -> list[Curve]:
     rows: list[Point] = []
     for line, row in read_rows(path, columns + times):
         where = f"{path.name}:{line}"
-        nodes = _number(row, "node_num", where)
+        nodes = number(row, "node_num", where)
         if row["dispatch_sms"] != ("20" if nodes == 1 else "24"):
             continue
         # at eight nodes the table's own synchronisation times exceed the transfer, and published figures are half
         role = {1: "fit", 2: "fit", 4: "fit"}.get(int(nodes), "conflict")
         for phase, kind in (("dispatch", "fp8"), ("combine", "bfloat16")):
-            width = _number(row, "hidden_size", where) * WIRE_BYTES[kind]
-            seconds = 1e-6 * sum(_number(row, c, where) for c in times if c.startswith(phase))
+            width = number(row, "hidden_size", where) * WIRE_BYTES[kind]
+            seconds = 1e-6 * sum(number(row, c, where) for c in times if c.startswith(phase))
             key = (f"DeepEP normal H100 x{int(8 * nodes)}", "dgx-h100", str(int(max(8 * nodes, 8))), "deepep")
-            values = (_number(row, "num_token", where), width, _number(row, "num_topk", where), 8.0 * nodes)
-            rest = (_number(row, "num_experts", where), np.inf, nodes, seconds)
+            values = (number(row, "num_token", where), width, number(row, "num_topk", where), 8.0 * nodes)
+            rest = (number(row, "num_experts", where), np.inf, nodes, seconds)
             rows.append(((*key, phase, "random", role, path.name), (*values, *rest)))
     return [_expert_curve(k, v, v[7]) for k, v in _grouped(rows).items()]
 
@@ -302,12 +305,11 @@ def read_deepep_low_latency(path: Path) -> list[Curve]:
     for line, row in read_rows(path, (*columns, "dispatch_avg_t_us", "combine_avg_t_us")):
         where = f"{path.name}:{line}"
         nodes, tokens, hidden, topk, experts = (
-            _number(row, c, where)
-            for c in ("node_num", "num_token", "hidden_size", "num_topk", "num_experts")
+            number(row, c, where) for c in ("node_num", "num_token", "hidden_size", "num_topk", "num_experts")
         )
         role = "hold" if nodes == 4 else "fit"
         for phase, kind in (("dispatch", "fp8"), ("combine", "bfloat16")):
-            seconds = 1e-6 * _number(row, f"{phase}_avg_t_us", where)
+            seconds = 1e-6 * number(row, f"{phase}_avg_t_us", where)
             name = f"DeepEP low latency H100 x{int(8 * nodes)}"
             key = (name, "dgx-h100", str(int(8 * nodes)), "lowlatency", phase, "random", role, path.name)
             fixed = (topk, 8.0 * nodes, experts, np.inf, nodes, seconds)
@@ -324,7 +326,7 @@ def read_nvl72(path: Path) -> list[Curve]:
         if row["kernel_source"] != "NVLinkTwoSided":
             continue
         where = f"{path.name}:{line}"
-        seconds = _number(row, "latency", where) * 1e-3
+        seconds = number(row, "latency", where) * 1e-3
         shape = (row["moe_dtype"], row["moe_ep_size"], row["num_tokens"])
         if row["op_name"] == "alltoall_prepare":
             prepare[shape] = seconds
@@ -336,7 +338,7 @@ def read_nvl72(path: Path) -> list[Curve]:
         dtype = row["moe_dtype"] if phase == "dispatch" else "bfloat16"
         if phase == "combine" and row["moe_dtype"] != "bfloat16":
             continue  # the same kernel measured three times
-        ep = _number(row, "moe_ep_size", where)
+        ep = number(row, "moe_ep_size", where)
         role = "fit" if dtype == "bfloat16" and int(ep) in (2, 8, 64) else "hold"
         key = (
             f"NVL72 two-sided {dtype}",
@@ -348,10 +350,10 @@ def read_nvl72(path: Path) -> list[Curve]:
             role,
             path.name,
         )
-        tokens = _number(row, "num_tokens", where)
-        width = _number(row, "hidden_size", where) * WIRE_BYTES[dtype]
+        tokens = number(row, "num_tokens", where)
+        width = number(row, "hidden_size", where) * WIRE_BYTES[dtype]
         total = seconds + (prepare.get(shape, 0.0) if phase == "dispatch" else 0.0)
-        fixed = (_number(row, "topk", where), ep, _number(row, "num_experts", where), np.inf, 1.0, total)
+        fixed = (number(row, "topk", where), ep, number(row, "num_experts", where), np.inf, 1.0, total)
         rows.append((key, (tokens, width, *fixed)))
     return [_expert_curve(k, v, v[7]) for k, v in _grouped(rows).items()]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fullmesh.calibrate.effects.fit import StepProblem
 from fullmesh.cost.effects import EffectProfile
-from fullmesh.cost.uncertainty import Uncertainty, log_step_variance
+from fullmesh.cost.uncertainty import Uncertainty
 from fullmesh.evidence.cases import CaseTable
 
 Floats = npt.NDArray[np.float64]
@@ -52,6 +52,10 @@ class IntervalFit:
         Ends of the interval, in deviations.
     rows : int
         Held-out results that decided them.
+    unseen : float
+        Deviation of results of publishers that were left out, all causes together.
+    within_setting : float
+        What 80 % of the predicted ratios of two published plans of one setting are off by at most, as a logarithm.
     coverage : dict
         Results and share of them inside intervals that were made without them, by what was left out.
     """
@@ -60,6 +64,8 @@ class IntervalFit:
     low: float
     high: float
     rows: int
+    unseen: float
+    within_setting: float
     coverage: dict[str, tuple[int, float]]
 
 
@@ -81,10 +87,7 @@ def predict_held_out(
     effects = np.array([profile.effects.get(n, 0.0) for n in problem.design.names])
     # an effect that only held-out cases have is as uncertain as before any result
     u = uncertainty_of(problem, effects)
-    variance = np.empty(len(table.cases))
-    variance[table.order] = log_step_variance(
-        table.stages, table.plans, table.settings, table.setting_index, profile, u
-    )
+    variance = table.log_variances(profile, u)
     residual = np.log(published_s / table.step_times(profile).step_s)
     at = np.flatnonzero(held)
     return HeldOut(cases=at, residual=residual[at], variance=variance[at])
@@ -110,6 +113,8 @@ def fit_intervals(table: CaseTable, pieces: Sequence[HeldOut]) -> IntervalFit:
         low=round(made[1], 4),
         high=round(made[2], 4),
         rows=sum(len(p.cases) for p in pieces if p.kind == "configuration"),
+        unseen=round(_unseen(pieces), 4),
+        within_setting=round(_within_setting(table, pieces), 4),
         coverage={k: (len(v), round(float(np.mean(v)), 4)) for k, v in sorted(inside.items())},
     )
 
@@ -135,6 +140,35 @@ def _ends(pieces: Sequence[HeldOut]) -> tuple[float, float, float]:
     edge = (1.0 - COVERAGE) / 2.0
     values, weights = np.concatenate(z), np.concatenate(weight)
     return high, _quantile(values, weights, edge), _quantile(values, weights, 1.0 - edge)
+
+
+def _unseen(pieces: Sequence[HeldOut]) -> float:
+    """Deviation of a normal distribution as wide as the residuals of publishers left out."""
+    residual = np.concatenate([p.residual for p in pieces if p.kind == "publisher"])
+    return float(np.quantile(np.abs(residual), COVERAGE)) / NORMAL
+
+
+def _within_setting(table: CaseTable, pieces: Sequence[HeldOut]) -> float:
+    """How far predicted ratios of plans of one setting are off: machine, model, batch and software are the same."""
+    settings: dict[tuple[object, ...], list[tuple[object, float]]] = {}
+    for piece in pieces:
+        if piece.kind != "configuration":
+            continue
+        for case, residual in zip(piece.cases, piece.residual, strict=True):
+            c = table.cases[case]
+            key = (
+                c.machine.id, c.machine.num_devices, c.model, c.plan.gbs, c.plan.seq, c.plan.precision, c.plan.stack,
+                c.row.publisher,
+            )  # fmt: skip
+            settings.setdefault(key, []).append((c.plan, float(residual)))
+    off = [
+        abs(a - b)
+        for members in settings.values()
+        for i, (plan, a) in enumerate(members)
+        for other, b in members[:i]
+        if plan != other
+    ]
+    return float(np.quantile(off, COVERAGE)) if off else float("inf")
 
 
 def _quantile(values: Floats, weights: Floats, level: float) -> float:

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -56,6 +57,8 @@ class StepFit:
     configurations : tuple of str
         What was fitted on.
     intervals : IntervalFit
+    chips : mapping of str to int
+        Results fitted on by the very chip that they ran on.
     """
 
     profile: EffectProfile
@@ -64,6 +67,7 @@ class StepFit:
     by_publisher: dict[str, EffectProfile]
     configurations: tuple[str, ...]
     intervals: IntervalFit
+    chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None) -> StepFit:
@@ -117,6 +121,9 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
             sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
         ),
         intervals=fit_intervals(table, pieces),
+        chips=dict(
+            sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
+        ),
     )
 
 
@@ -165,7 +172,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
     write_bytes(folder / "step_fits.npz", packed(arrays))
     write_json(
         folder / "intervals.json",
-        {"provenance": provenance, **dataclasses.asdict(fit.intervals)},
+        {"provenance": provenance, **dataclasses.asdict(fit.intervals), "chips": dict(fit.chips)},
     )
 
 

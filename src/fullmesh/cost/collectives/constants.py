@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +132,8 @@ class Experts:
 class Fabric:
     """The fitted terms of one kind of fabric.
 
-    ``inner_step`` is the latency of a ring's step inside a domain in units of a step across this tier.
+    ``inner_step`` is the latency of a ring's step inside a domain in units of a step across this tier;
+    ``borrowed_from`` the tier whose constants these are, empty where they are its own.
     """
 
     vendor: str
@@ -141,6 +143,7 @@ class Fabric:
     terms: tuple[Term, ...]
     experts: tuple[Experts, ...] = ()
     inner_step: float = 0.0
+    borrowed_from: str = ""
 
 
 def parse_profile(document: dict[str, object], where: str) -> tuple[Fabric, ...]:
@@ -169,10 +172,26 @@ def parse_profile(document: dict[str, object], where: str) -> tuple[Fabric, ...]
         ) from error
 
 
+@functools.cache
+def read_profile() -> dict[str, Any]:
+    """The shipped profile: ``fabrics`` for closed forms, ``links`` and ``times`` for the wired graph.
+
+    Raises
+    ------
+    CatalogError
+        The file cannot be read.
+    """
+    try:
+        document: dict[str, Any] = json.loads(PROFILE.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CatalogError(f"cannot read the collective profile: {error}", where=str(PROFILE)) from error
+    return document
+
+
 @functools.lru_cache(maxsize=1)
 def load_fabrics() -> tuple[Fabric, ...]:
     """Fabrics of the shipped profile."""
-    return parse_profile(json.loads(PROFILE.read_text(encoding="utf-8")), PROFILE.name)
+    return parse_profile(read_profile(), PROFILE.name)
 
 
 def find_fabric(fabrics: tuple[Fabric, ...], machine: Machine, tier: Tier) -> Fabric:

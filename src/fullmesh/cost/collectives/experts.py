@@ -23,6 +23,8 @@ from fullmesh.machine.hardware import Machine
 
 PHASES = ("dispatch", "combine")
 DISPATCHERS = ("alltoall", "deepep", "hybridep")
+# the library whose exchange was measured on every kind of link
+_MEASURED = "deepep"
 
 
 def expected_hit(groups: npt.ArrayLike, num_experts: npt.ArrayLike, topk: npt.ArrayLike) -> Column:
@@ -194,18 +196,57 @@ def expert_all_to_all_s(
         raise PlanError(
             "experts need tokens and bytes of at least 0; topk, ep, stride and experts of at least 1"
         )
+    known = load_fabrics() if fabrics is None else fabrics
     if dispatcher == "alltoall":
-        dispatch = collective_s(machine, "all_to_all", t * k * out, p, step, fabrics=fabrics)
-        return dispatch, collective_s(machine, "all_to_all", t * k * back, p, step, fabrics=fabrics)
+        return _plain_s(machine, t, (out, back), k, p, step, known)
     inner = [level.members for level in levels_of(machine, p, step) if level.kind != "rail"]
     nodes = np.ceil(p / inner[-1]) if inner else p
     chosen = np.minimum(nodes, most)
     # with a limit the experts of a token are drawn from the chosen nodes alone
     hit_nodes = expected_hit(chosen, e * chosen / nodes, np.minimum(k, e * chosen / nodes))
     hit_ranks = expected_hit(np.maximum(p * chosen / nodes, 1.0), e * chosen / nodes, k)
-    known = load_fabrics() if fabrics is None else fabrics
     dispatch, combine = (
         experts_s(machine, phase, dispatcher, t, width, hit_ranks, hit_nodes, p, step, known)
         for phase, width in zip(PHASES, (out, back), strict=True)
+    )
+    return dispatch, combine
+
+
+def _plain_s(
+    machine: Machine,
+    tokens: Column,
+    widths: tuple[Column, Column],
+    topk: Column,
+    ep: Column,
+    stride: Column,
+    fabrics: tuple[Fabric, ...],
+) -> tuple[Column, Column]:
+    """Every copy of a token to its expert's rank by an ordinary all-to-all, and back.
+
+    It is no faster than the same copies by the libraries that were measured doing this on the same links: uneven
+    counts and many small pieces cost it what they cost them.
+    """
+    from fullmesh.cost.collectives.algorithms import collective_s
+
+    levels = levels_of(machine, ep, stride)
+    inner = [level.members for level in levels if level.kind != "rail"]
+    nodes = np.ceil(ep / inner[-1]) if inner else ep
+    dispatch, combine = (
+        np.maximum(
+            collective_s(machine, "all_to_all", tokens * topk * width, ep, stride, fabrics=fabrics),
+            experts_s(
+                machine,
+                phase,
+                _MEASURED,
+                tokens,
+                width,
+                topk,
+                np.where(nodes > 1, topk, 0.0),
+                ep,
+                stride,
+                fabrics,
+            ),
+        )
+        for phase, width in zip(PHASES, widths, strict=True)
     )
     return dispatch, combine

@@ -179,6 +179,12 @@ class OperatorProfile:
         )
 
     @property
+    def borrowed_from(self) -> str:
+        """The chip that these kernels were measured on, empty where it is this one."""
+        fitted: str = self.record["fitted_chip"]["id"]
+        return "" if fitted == self.chip.id else fitted
+
+    @property
     def attention_kernels(self) -> tuple[str, ...]:
         """Names of the attention kernels that were measured, the usual one first."""
         return tuple(self.record["attention"])

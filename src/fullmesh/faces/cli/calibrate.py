@@ -71,7 +71,11 @@ def operators(folder: Path | None, package: bool, out: Path | None) -> None:
     help="File to write (default: the shipped profile).",
 )
 def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
-    """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped."""
+    """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped.
+
+    For closed forms and for the wired fabric alike.
+    """
+    from fullmesh.calibrate.collectives.curves import fit_times, gather, write_points
     from fullmesh.calibrate.collectives.fit import fit_collectives, write_profile
     from fullmesh.calibrate.operators.package import fit_collectives_to_package
 
@@ -79,6 +83,9 @@ def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
     target = out or _shipped("collectives.json")
     write_profile(fit_collectives(folder) if folder else fit_collectives_to_package(), target)
     _say(f"wrote {target}")
+    if folder and out is None:
+        # the shipped points say which of them the shipped curves have seen
+        write_points(fit_times(gather(folder))[1])
 
 
 @command.command()

@@ -21,7 +21,7 @@ SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 @click.command(
     help="""A machine's fabric as it is wired: links, switches, bandwidth, collectives, failures.
 
-    MACHINE is a name (cloudmatrix384, gb200-nvl72, dgx-h200 ...) or the path of a topology file (.toml)."""
+    MACHINE is a name (cloudmatrix384, gb200-nvl72, dgx-h200 ...) or the path of a machine file (.toml)."""
 )
 @click.argument("machine")
 @click.option("--devices", type=int, help="Another number of devices than the machine's own.")
@@ -135,6 +135,8 @@ def command(
         raise ScenarioError("both --devices and --scale", where="command line", expected="one of them")
     num_bytes = _positive(size, "--bytes")
     before = load_topology(machine, devices)
+    for note in report.notes(before):
+        click.echo(f"note: {note}", err=True)
     after = load_topology(machine, units=scale) if scale is not None else before
     if oversubscription is not None:
         after = whatif.oversubscribed(after, oversubscription)

@@ -18,6 +18,7 @@ from fullmesh.network.wiring.links import (
     SIDE_SHARED,
     SIDE_SRC,
     BoolArray,
+    Endpoints,
     FloatArray,
     IntArray,
     LayerFacts,
@@ -270,153 +271,198 @@ class ClosLayer:
         )
 
 
-def wire_clos(
-    *,
-    facts: LayerFacts,
-    first_link: int,
-    first_switch: int,
-    leaf_of: IntArray,
-    rail_of: IntArray,
-    access_bytes_per_s: FloatArray,
-    endpoint_kind: IntArray,
-    endpoint_kinds: tuple[str, ...],
-    plane_share: FloatArray,
-    num_leaves: int,
-    leaves_per_pod: int,
-    num_spines: int,
-    num_cores: int,
-    uplink_bytes_per_s: float,
-    corelink_bytes_per_s: float,
-    switch_names: tuple[str, str, str],
-    links_per_module: int,
-    relay_in_node: bool,
-) -> Wiring:
-    """Wire a Clos layer.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClosPlan:
+    """What a Clos layer consists of, before its links have numbers.
 
-    Parameters
+    Attributes
     ----------
+    facts : LayerFacts
     leaf_of : array of int32, shape (endpoints,)
         Leaf group of each endpoint, -1 where the layer does not reach it.
+    rail_of : array of int32, shape (endpoints,)
+        Rail of each device inside its node.
     access_bytes_per_s : array of float, shape (endpoints,)
         Whole port of each endpoint into this layer, shared among planes by ``plane_share``.
+    plane_share : array of float, shape (planes,)
+    num_leaves, leaves_per_pod : int
     num_spines, num_cores : int
         Spines per plane and pod; cores behind each spine.
+    uplink_bytes_per_s, corelink_bytes_per_s : float
+        One link between leaf and spine, and between spine and core.
+    switch_names : tuple of str
+        Of leaf, spine and core.
     links_per_module : int
         Leaf-spine links that one optical module carries; 0 where no module is known.
+    relay_in_node : bool
     """
-    members = np.flatnonzero(leaf_of >= 0).astype(np.int32)
-    local = np.full(len(leaf_of), -1, np.int32)
-    local[members] = np.arange(len(members), dtype=np.int32)
-    p = len(plane_share)
-    devices = endpoint_kind[members] == 0
-    count = np.bincount(leaf_of[members][devices], minlength=num_leaves) if devices.any() else np.ones(1)
-    layer = ClosLayer(
-        facts=facts,
-        first_link=first_link,
-        num_links=2 * (len(members) * p + num_leaves * p * num_spines),
-        num_planes=p,
-        num_leaves=num_leaves,
-        leaves_per_pod=leaves_per_pod,
-        num_spines=num_spines,
-        num_cores=num_cores,
-        leaf_of=leaf_of,
-        local=local,
-        members=members,
-        rail_of=rail_of,
-        plane_share=plane_share,
-        devices_per_leaf=float(max(count.max(), 1)),
-        relay_in_node=relay_in_node,
-    )
-    pods = layer.num_pods
-    layer = dataclasses.replace(layer, num_links=layer.num_links + 2 * pods * p * num_spines * num_cores)
-    leaf_switch = first_switch + np.arange(num_leaves * p)
-    spine_switch = first_switch + num_leaves * p + np.arange(pods * p * num_spines)
-    # Core c behind spine s of a plane is the same chip for every pod.
-    num_core_switches = p * num_spines * num_cores
-    core_switch = spine_switch[-1:].sum() + 1 + np.arange(num_core_switches)
 
-    plane = np.broadcast_to(np.arange(p), (len(members), p))
-    ends = [
-        (
-            np.broadcast_to(members[:, None], plane.shape),
-            leaf_switch[leaf_of[members][:, None] * p + plane],
-            access_bytes_per_s[members][:, None] * plane_share,
-            plane,
-            np.full(plane.shape, -1),
-        )
-    ]
-    leaf_i, plane_i, spine_i = np.indices((num_leaves, p, num_spines))
-    module = np.full(leaf_i.shape, -1)
-    if links_per_module:
-        per_plane = -(-num_spines // links_per_module)
-        module = (leaf_i * p + plane_i) * per_plane + spine_i // links_per_module
-    ends.append(
-        (
-            leaf_switch[leaf_i * p + plane_i],
-            spine_switch[((leaf_i // leaves_per_pod) * p + plane_i) * num_spines + spine_i]
-            if num_spines
-            else leaf_i,
-            np.full(leaf_i.shape, uplink_bytes_per_s),
-            plane_i,
-            module,
-        )
+    facts: LayerFacts
+    leaf_of: IntArray
+    rail_of: IntArray
+    access_bytes_per_s: FloatArray
+    plane_share: FloatArray
+    num_leaves: int
+    leaves_per_pod: int
+    num_spines: int
+    num_cores: int
+    uplink_bytes_per_s: float
+    corelink_bytes_per_s: float
+    switch_names: tuple[str, str, str]
+    links_per_module: int
+    relay_in_node: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """Cables between two rows of nodes, one entry each; the upward links come first, then the downward ones."""
+
+    low: LongArray
+    high: LongArray
+    bytes_per_s: FloatArray
+    plane: LongArray
+    module: LongArray
+    kind: LongArray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Chips:
+    """Node numbers of the switch chips: leaf and plane; pod, plane and spine; plane, spine and core."""
+
+    leaf: LongArray
+    spine: LongArray
+    core: LongArray
+
+    @property
+    def num(self) -> tuple[int, int, int]:
+        return self.leaf.size, self.spine.size, self.core.size
+
+
+def wire_clos(plan: ClosPlan, endpoints: Endpoints, *, first_link: int, first_switch: int) -> Wiring:
+    """Wire a Clos layer whose links and switches are numbered from the given ones on."""
+    layer = _layer(plan, endpoints, first_link)
+    p, s, c, pods = layer.num_planes, layer.num_spines, layer.num_cores, layer.num_pods
+    at_spine = first_switch + plan.num_leaves * p
+    at_core = at_spine + pods * p * s
+    # core c behind spine s of a plane is the same chip for every pod
+    chips = _Chips(
+        leaf=np.arange(first_switch, at_spine).reshape(plan.num_leaves, p),
+        spine=np.arange(at_spine, at_core).reshape(pods, p, s),
+        core=np.arange(at_core, at_core + p * s * c).reshape(p, s, c),
     )
-    pod_i, plane_j, spine_j, core_j = np.indices((pods, p, num_spines, num_cores))
-    ends.append(
-        (
-            spine_switch[(pod_i * p + plane_j) * num_spines + spine_j] if num_spines else pod_i,
-            core_switch[(plane_j * num_spines + spine_j) * num_cores + core_j]
-            if num_core_switches
-            else pod_i,
-            np.full(pod_i.shape, corelink_bytes_per_s),
-            plane_j,
-            np.full(pod_i.shape, -1),
-        )
+    blocks = (
+        _access_block(plan, endpoints, layer, chips),
+        _spine_block(plan, layer, chips, len(endpoints.kinds)),
+        _core_block(plan, layer, chips, len(endpoints.kinds) + 1),
     )
-    leaf_name, spine_name, core_name = switch_names
-    access_kinds = tuple(f"{name}-{leaf_name}" for name in endpoint_kinds)
-    kinds = (*access_kinds, f"{leaf_name}-{spine_name}", f"{spine_name}-{core_name}")
-    columns: dict[str, list[NDArray[Any]]] = {
-        k: [] for k in ("src", "dst", "cap", "kind", "plane", "mod", "peer")
-    }
-    at = first_link
-    for block, (low, high, cap, planes, modules) in enumerate(ends):
-        size = low.size
-        kind = (
-            np.broadcast_to(endpoint_kind[members][:, None], low.shape).ravel()
-            if block == 0
-            else np.full(size, len(access_kinds) + block - 1)
-        )
-        number = np.arange(size)
-        columns["src"] += [low.ravel(), high.ravel()]
-        columns["dst"] += [high.ravel(), low.ravel()]
-        columns["cap"] += [cap.ravel()] * 2
-        columns["kind"] += [kind] * 2
-        columns["plane"] += [planes.ravel()] * 2
-        columns["mod"] += [modules.ravel()] * 2
-        columns["peer"] += [at + size + number, at + number]
-        at += 2 * size
-    joined = {k: np.concatenate(v) for k, v in columns.items()}
-    switch_plane = np.concatenate(
-        [
-            np.tile(np.arange(p), num_leaves),
-            np.tile(np.repeat(np.arange(p), num_spines), pods),
-            np.repeat(np.arange(p), num_spines * num_cores),
-        ]
-    )
+    leaf_name, spine_name, core_name = plan.switch_names
+    access_kinds = tuple(f"{name}-{leaf_name}" for name in endpoints.kinds)
     return Wiring(
         layer=layer,
-        src=joined["src"].astype(np.int64),
-        dst=joined["dst"].astype(np.int64),
-        bytes_per_s=joined["cap"].astype(np.float64),
-        kind=joined["kind"].astype(np.int64),
-        plane=joined["plane"].astype(np.int64),
-        module=joined["mod"].astype(np.int64),
-        peer=joined["peer"].astype(np.int64),
-        kinds=kinds,
-        switch_tier=np.repeat([0, 1, 2], [num_leaves * p, pods * p * num_spines, num_core_switches]).astype(
-            np.int64
-        ),
-        switch_plane=switch_plane.astype(np.int64),
-        switch_tiers=switch_names,
+        src=_both_ways(blocks, "low", "high"),
+        dst=_both_ways(blocks, "high", "low"),
+        bytes_per_s=_both_ways(blocks, "bytes_per_s").astype(np.float64),
+        kind=_both_ways(blocks, "kind"),
+        plane=_both_ways(blocks, "plane"),
+        module=_both_ways(blocks, "module"),
+        peer=_peers(blocks, first_link),
+        kinds=(*access_kinds, f"{leaf_name}-{spine_name}", f"{spine_name}-{core_name}"),
+        switch_tier=np.repeat([0, 1, 2], chips.num).astype(np.int64),
+        switch_plane=np.concatenate(
+            [
+                np.tile(np.arange(p), plan.num_leaves),
+                np.tile(np.repeat(np.arange(p), s), pods),
+                np.repeat(np.arange(p), s * c),
+            ]
+        ).astype(np.int64),
+        switch_tiers=plan.switch_names,
     )
+
+
+def _layer(plan: ClosPlan, endpoints: Endpoints, first_link: int) -> ClosLayer:
+    members = np.flatnonzero(plan.leaf_of >= 0).astype(np.int32)
+    local = np.full(len(plan.leaf_of), -1, np.int32)
+    local[members] = np.arange(len(members), dtype=np.int32)
+    p, s = len(plan.plane_share), plan.num_spines
+    devices = endpoints.kind[members] == 0
+    leaves = plan.leaf_of[members][devices]
+    fullest = int(np.bincount(leaves, minlength=plan.num_leaves).max()) if devices.any() else 1
+    pods = -(-plan.num_leaves // plan.leaves_per_pod)
+    return ClosLayer(
+        facts=plan.facts,
+        first_link=first_link,
+        num_links=2 * p * (len(members) + plan.num_leaves * s + pods * s * plan.num_cores),
+        num_planes=p,
+        num_leaves=plan.num_leaves,
+        leaves_per_pod=plan.leaves_per_pod,
+        num_spines=s,
+        num_cores=plan.num_cores,
+        leaf_of=plan.leaf_of,
+        local=local,
+        members=members,
+        rail_of=plan.rail_of,
+        plane_share=plan.plane_share,
+        devices_per_leaf=float(max(fullest, 1)),
+        relay_in_node=plan.relay_in_node,
+    )
+
+
+def _access_block(plan: ClosPlan, endpoints: Endpoints, layer: ClosLayer, chips: _Chips) -> _Block:
+    """One cable from every endpoint to its leaf in each plane."""
+    members, p = layer.members, layer.num_planes
+    return _Block(
+        low=np.repeat(members, p).astype(np.int64),
+        high=chips.leaf[plan.leaf_of[members]].ravel(),
+        bytes_per_s=(plan.access_bytes_per_s[members][:, None] * plan.plane_share).ravel(),
+        plane=np.tile(np.arange(p), len(members)),
+        module=np.full(len(members) * p, -1),
+        kind=np.repeat(endpoints.kind[members], p).astype(np.int64),
+    )
+
+
+def _spine_block(plan: ClosPlan, layer: ClosLayer, chips: _Chips, kind: int) -> _Block:
+    """One cable from every leaf to each spine of its plane and pod."""
+    leaf, plane, spine = (
+        x.ravel() for x in np.indices((layer.num_leaves, layer.num_planes, layer.num_spines))
+    )
+    module = np.full(leaf.size, -1)
+    if plan.links_per_module:
+        per_plane = -(-layer.num_spines // plan.links_per_module)
+        module = (leaf * layer.num_planes + plane) * per_plane + spine // plan.links_per_module
+    return _Block(
+        low=chips.leaf[leaf, plane],
+        high=chips.spine[leaf // layer.leaves_per_pod, plane, spine],
+        bytes_per_s=np.full(leaf.size, plan.uplink_bytes_per_s),
+        plane=plane,
+        module=module,
+        kind=np.full(leaf.size, kind),
+    )
+
+
+def _core_block(plan: ClosPlan, layer: ClosLayer, chips: _Chips, kind: int) -> _Block:
+    """One cable from every spine to each core behind it."""
+    shape = (layer.num_pods, layer.num_planes, layer.num_spines, layer.num_cores)
+    pod, plane, spine, core = (x.ravel() for x in np.indices(shape))
+    return _Block(
+        low=chips.spine[pod, plane, spine],
+        high=chips.core[plane, spine, core],
+        bytes_per_s=np.full(pod.size, plan.corelink_bytes_per_s),
+        plane=plane,
+        module=np.full(pod.size, -1),
+        kind=np.full(pod.size, kind),
+    )
+
+
+def _both_ways(blocks: tuple[_Block, ...], up: str, down: str = "") -> NDArray[Any]:
+    """A column over all links: of each block the upward half, then the downward one."""
+    return np.concatenate([getattr(b, name) for b in blocks for name in (up, down or up)])
+
+
+def _peers(blocks: tuple[_Block, ...], first_link: int) -> LongArray:
+    """The same cable in the other direction, for every link."""
+    peers, at = [], first_link
+    for block in blocks:
+        size, number = block.low.size, np.arange(block.low.size)
+        peers += [at + size + number, at + number]
+        at += 2 * size
+    return np.concatenate(peers)

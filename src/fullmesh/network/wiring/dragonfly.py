@@ -12,6 +12,7 @@ from fullmesh.network.wiring.links import (
     SIDE_SHARED,
     SIDE_SRC,
     BoolArray,
+    Endpoints,
     FloatArray,
     IntArray,
     LayerFacts,
@@ -141,36 +142,38 @@ class DragonflyLayer:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DragonflyPlan:
+    """What a dragonfly consists of; links are those of devices, inside a group and between groups."""
+
+    facts: LayerFacts
+    devices_per_router: int
+    routers_per_group: int
+    global_per_router: int
+    access_bytes_per_s: float
+    local_bytes_per_s: float
+    global_bytes_per_s: float
+
+
 def wire_dragonfly(
-    *,
-    facts: LayerFacts,
-    first_link: int,
-    first_switch: int,
-    num_devices: int,
-    num_endpoints: int,
-    devices_per_router: int,
-    routers_per_group: int,
-    global_per_router: int,
-    access_bytes_per_s: float,
-    local_bytes_per_s: float,
-    global_bytes_per_s: float,
+    plan: DragonflyPlan, endpoints: Endpoints, *, first_link: int, first_switch: int
 ) -> Wiring:
     """Wire a dragonfly; the number of groups follows from the number of devices."""
-    per_group = devices_per_router * routers_per_group
+    num_devices = endpoints.num_devices
     layer = DragonflyLayer(
-        facts=facts,
+        facts=plan.facts,
         first_link=first_link,
         num_links=0,
         num_devices=num_devices,
-        num_endpoints=num_endpoints,
-        devices_per_router=devices_per_router,
-        routers_per_group=routers_per_group,
-        global_per_router=global_per_router,
-        num_groups=-(-num_devices // per_group),
+        num_endpoints=len(endpoints),
+        devices_per_router=plan.devices_per_router,
+        routers_per_group=plan.routers_per_group,
+        global_per_router=plan.global_per_router,
+        num_groups=-(-num_devices // (plan.devices_per_router * plan.routers_per_group)),
     )
-    a, g, r, m = routers_per_group, layer.num_groups, layer.num_routers, layer.parallel
+    a, g, r, m = plan.routers_per_group, layer.num_groups, layer.num_routers, layer.parallel
     device = np.arange(num_devices, dtype=np.int64)
-    router_of = first_switch + device // devices_per_router
+    router_of = first_switch + device // plan.devices_per_router
     here = np.repeat(np.arange(r, dtype=np.int64), a - 1)
     port = np.tile(np.arange(a - 1, dtype=np.int64), r)
     there = here // a * a + port + (port >= here % a)
@@ -185,7 +188,13 @@ def wire_dragonfly(
         src=np.concatenate([device, router_of, first_switch + here, first_switch + leave]),
         dst=np.concatenate([router_of, device, first_switch + there, first_switch + enter]),
         bytes_per_s=np.repeat(
-            [access_bytes_per_s, access_bytes_per_s, local_bytes_per_s, global_bytes_per_s], count
+            [
+                plan.access_bytes_per_s,
+                plan.access_bytes_per_s,
+                plan.local_bytes_per_s,
+                plan.global_bytes_per_s,
+            ],
+            count,
         ),
         kind=np.repeat([0, 0, 1, 2], count).astype(np.int64),
         plane=np.zeros(sum(count), np.int64),

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from fullmesh.machine.wiring import CableList
 from fullmesh.network.wiring import links as wiring
 from fullmesh.network.wiring.links import (
     SIDE_PAIR,
@@ -101,48 +102,46 @@ class GraphLayer:
         )
 
 
-def wire_graph(
-    *,
-    facts: LayerFacts,
-    first_link: int,
-    num_devices: int,
-    num_endpoints: int,
-    num_nodes: int,
-    src: LongArray,
-    dst: LongArray,
-    bytes_per_s: FloatArray,
-    latency_s: FloatArray,
-    kind: LongArray,
-    kinds: tuple[str, ...],
-    switch_tier: LongArray,
-    switch_tiers: tuple[str, ...],
-) -> Wiring:
-    """Wire cables: row ``i`` of the arguments becomes links ``2i`` and ``2i + 1``, one in each direction."""
-    both_src = np.stack([src, dst], axis=1).ravel()
-    both_dst = np.stack([dst, src], axis=1).ravel()
-    count = len(both_src)
+def wire_graph(found: CableList) -> Wiring:
+    """Wire a list of cables: cable ``i`` becomes links ``2i`` and ``2i + 1``, one in each direction."""
+    ends = np.array([(c.a, c.b) for c in found.cables], np.int64)
+    rate, latency = (np.array([getattr(c, k) for c in found.cables]) for k in ("bytes_per_s", "latency_s"))
+    n, nodes = len(found.devices), len(found.devices) + len(found.switch_tiers)
+    port = np.bincount(ends.ravel(), np.repeat(rate, 2), nodes)
+    kinds, tiers = (tuple(dict.fromkeys(x)) for x in ([c.kind for c in found.cables], found.switch_tiers))
+    count = ends.size
     layer = GraphLayer(
-        facts=facts,
-        first_link=first_link,
+        facts=LayerFacts(
+            name="graph",
+            tier_kind="switch",
+            group_devices=n,
+            device_bytes_per_s=float(port[:n].min()),
+            latencies_s=(float(latency.max()),),
+            efficiency=1.0,
+            reduction_efficiency=1.0,
+            in_network_reduction=False,
+            source=found.source,
+        ),
+        first_link=0,
         num_links=count,
-        num_devices=num_devices,
-        num_endpoints=num_endpoints,
-        num_nodes=num_nodes,
-        src=both_src,
-        dst=both_dst,
-        latency_s=np.repeat(latency_s, 2),
+        num_devices=n,
+        num_endpoints=n,
+        num_nodes=nodes,
+        src=ends.ravel(),
+        dst=ends[:, ::-1].ravel(),
+        latency_s=np.repeat(latency, 2),
     )
     return Wiring(
         layer=layer,
-        src=both_src,
-        dst=both_dst,
-        bytes_per_s=np.repeat(bytes_per_s, 2),
-        kind=np.repeat(kind, 2),
+        src=layer.src,
+        dst=layer.dst,
+        bytes_per_s=np.repeat(rate, 2),
+        kind=np.repeat([kinds.index(c.kind) for c in found.cables], 2),
         plane=np.zeros(count, np.int64),
         module=np.full(count, -1, np.int64),
-        peer=first_link + (np.arange(count) ^ 1),
+        peer=np.arange(count) ^ 1,
         kinds=kinds,
-        switch_tier=switch_tier,
-        switch_plane=np.zeros(len(switch_tier), np.int64),
-        switch_tiers=switch_tiers,
+        switch_tier=np.array([tiers.index(t) for t in found.switch_tiers], np.int64),
+        switch_plane=np.zeros(len(found.switch_tiers), np.int64),
+        switch_tiers=tiers,
     )

@@ -14,6 +14,7 @@ from fullmesh.network.wiring import links as wiring
 from fullmesh.network.wiring.links import (
     SIDE_PAIR,
     BoolArray,
+    Endpoints,
     FloatArray,
     IntArray,
     LayerFacts,
@@ -181,26 +182,28 @@ class GridLayer:
         )
 
 
-def wire_grid(
-    *,
-    facts: LayerFacts,
-    first_link: int,
-    num_devices: int,
-    num_endpoints: int,
-    sizes: tuple[int, ...],
-    wrap: bool,
-    link_bytes_per_s: tuple[float, ...],
-    link_name: str,
-) -> Wiring:
-    """Wire a grid; ``link_bytes_per_s`` has one rate for each dimension."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GridPlan:
+    """What a grid consists of; ``link_bytes_per_s`` has one rate for each dimension of ``sizes``."""
+
+    facts: LayerFacts
+    sizes: tuple[int, ...]
+    wrap: bool
+    link_bytes_per_s: tuple[float, ...]
+    link_name: str
+
+
+def wire_grid(plan: GridPlan, endpoints: Endpoints, *, first_link: int) -> Wiring:
+    """Wire a grid whose links are numbered from the given one on."""
+    sizes, num_devices = plan.sizes, endpoints.num_devices
     layer = GridLayer(
-        facts=facts,
+        facts=plan.facts,
         first_link=first_link,
         num_links=0,
         num_devices=num_devices,
-        num_endpoints=num_endpoints,
+        num_endpoints=len(endpoints),
         sizes=sizes,
-        wrap=wrap,
+        wrap=plan.wrap,
         peer=np.zeros(0, np.int64),
     )
     device = np.arange(num_devices, dtype=np.int64)
@@ -211,7 +214,7 @@ def wire_grid(
         here = (device // stride % size)[:, None]
         line = (device - here[:, 0] * stride)[:, None]
         port = np.arange(ports)[None, :]
-        if wrap and size > 2:
+        if plan.wrap and size > 2:
             target = (here + np.where(port == 0, 1, -1)) % size
             back_port = 1 - port + 0 * here
         else:
@@ -220,12 +223,14 @@ def wire_grid(
         other = line + target * stride
         src.append(np.broadcast_to(device[:, None], other.shape).ravel())
         dst.append(other.ravel())
-        cap.append(np.full(other.size, link_bytes_per_s[dim]))
+        cap.append(np.full(other.size, plan.link_bytes_per_s[dim]))
         kind.append(np.full(other.size, dim))
         peer.append((at + other * ports + back_port).ravel())
         at += other.size
     peers = np.concatenate(peer).astype(np.int64)
-    kinds = (link_name,) if len(sizes) == 1 else tuple(f"{link_name}-{d}" for d in range(len(sizes)))
+    kinds = (
+        (plan.link_name,) if len(sizes) == 1 else tuple(f"{plan.link_name}-{d}" for d in range(len(sizes)))
+    )
     return Wiring(
         layer=dataclasses.replace(layer, num_links=at, peer=peers),
         src=np.concatenate(src),

@@ -119,7 +119,7 @@ class LayerFacts:
 
     ``efficiency`` is the share of the line rate that transfers were measured to reach, ``reduction_efficiency`` that of
     reductions inside the switches. ``levels`` names the groups of devices that each level of switches joins, where
-    they nest: one tier for each.
+    they nest: one tier for each. ``assumed`` where the machine file does not say how the tier is wired.
     """
 
     name: str
@@ -133,6 +133,37 @@ class LayerFacts:
     source: str
     carries_devices: bool = True
     levels: tuple[tuple[str, int], ...] = ()
+    assumed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """What hangs on the fabric: devices first, then CPUs and DPUs.
+
+    Attributes
+    ----------
+    kind : array of int32
+        Index into ``kinds``; 0 is a device.
+    kinds : tuple of str
+    node : array of int64
+        The node of each.
+    num_devices, per_node : int
+        Devices in all, and of one node.
+    """
+
+    kind: IntArray
+    kinds: tuple[str, ...]
+    node: LongArray
+    num_devices: int
+    per_node: int
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def like_device(self) -> LongArray:
+        """For every endpoint the device whose leaf it shares: itself, or the first one of its node."""
+        return np.where(self.kind == 0, np.arange(len(self.kind)), self.node * self.per_node)
 
 
 class Layer(Protocol):

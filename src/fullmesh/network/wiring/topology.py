@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullmesh.errors import TopologyError
-from fullmesh.machine.hardware import Tier
+from fullmesh.machine.hardware import FabricDescription, Tier
 from fullmesh.network.wiring import links as wiring
 from fullmesh.network.wiring.clos import ClosLayer
 from fullmesh.network.wiring.links import (
     SIDE_NONE,
     BoolArray,
+    Endpoints,
     FloatArray,
     IntArray,
     Layer,
@@ -84,6 +85,8 @@ class Topology:
         What one buys, and how many devices it has.
     endpoint_kind : array of int32
         Index into ``endpoint_kinds``; 0 is the device.
+    fabric : FabricDescription
+        What it was wired from.
     layers : tuple of Layer
         Innermost first: a pair talks through the first layer that joins it.
     health : array of float, shape (links,)
@@ -102,6 +105,7 @@ class Topology:
     unit_name: str
     endpoint_kind: IntArray
     endpoint_kinds: tuple[str, ...]
+    fabric: FabricDescription
     layers: tuple[Layer, ...]
     links: Links
     switches: Switches
@@ -295,20 +299,7 @@ class Topology:
         )
 
 
-def assemble(
-    *,
-    name: str,
-    title: str,
-    device_basis: str,
-    num_devices: int,
-    devices_per_node: int,
-    devices_per_package: int,
-    unit_devices: int,
-    unit_name: str,
-    endpoint_kind: IntArray,
-    endpoint_kinds: tuple[str, ...],
-    wirings: list[Wiring],
-) -> Topology:
+def assemble(fabric: FabricDescription, endpoints: Endpoints, wirings: list[Wiring]) -> Topology:
     """Join the layers' wirings into one graph."""
     kinds: list[str] = []
     tiers: list[str] = []
@@ -339,17 +330,18 @@ def assemble(
         tiers=tuple(tiers),
     )
     return Topology(
-        name=name,
-        title=title,
-        device_basis=device_basis,
-        num_devices=num_devices,
-        num_endpoints=len(endpoint_kind),
-        devices_per_node=devices_per_node,
-        devices_per_package=devices_per_package,
-        unit_devices=unit_devices,
-        unit_name=unit_name,
-        endpoint_kind=endpoint_kind,
-        endpoint_kinds=endpoint_kinds,
+        name=fabric.id,
+        title=fabric.name,
+        device_basis=fabric.device_basis,
+        num_devices=fabric.num_devices,
+        num_endpoints=len(endpoints),
+        devices_per_node=fabric.devices_per_node,
+        devices_per_package=fabric.devices_per_package,
+        unit_devices=fabric.devices_per_unit,
+        unit_name=fabric.unit_name,
+        endpoint_kind=endpoints.kind,
+        endpoint_kinds=endpoints.kinds,
+        fabric=fabric,
         layers=tuple(w.layer for w in wirings),
         links=links,
         switches=switches,
