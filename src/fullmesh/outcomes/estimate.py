@@ -267,15 +267,14 @@ def memory_limit(result: Evaluation, i: int) -> Limit:
     )
 
 
-def _variance(model: ModelSpec, machine: Machine, plan: Plan) -> float:
-    """Variance of the logarithm of the step time that the fitted effects leave; infinite without a fit."""
+def log_variances(model: ModelSpec, machine: Machine, plans: Plans) -> Floats | None:
+    """Variance of the logarithm of each plan's step time that the fitted effects leave; None without a fit."""
     uncertainty = load_uncertainty()
     if uncertainty is None:
-        return math.inf
-    plans = Plans.of([plan])
+        return None
     settings, index = settings_of(model, machine, plans)
     stages = stage_table(model, machine, plans)
-    return float(log_step_variance(stages, plans, settings, index, load_effects(), uncertainty)[0])
+    return log_step_variance(stages, plans, settings, index, load_effects(), uncertainty)
 
 
 def estimate_of(result: Evaluation, i: int) -> Estimate:
@@ -285,7 +284,8 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
     t = result.times
     step = float(t.step_s[i])
     caveats = caveats_of(machine, plan.stack)
-    variance = _variance(model, machine, plan)
+    variances = log_variances(model, machine, Plans.of([plan]))
+    variance = math.inf if variances is None else float(variances[0])
     tokens = float(plan.gbs * plan.seq)
     recipe = RECIPES[plan.precision]
     peak = machine.chip.matrix_flop_per_s[recipe.linear]

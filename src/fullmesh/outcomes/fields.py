@@ -139,6 +139,8 @@ ESTIMATE_FIELDS: tuple[Field[Estimate], ...] = (
         figures=(
             figure("energy_per_token_j", lambda e: e.energy_per_token_j),
             figure("", lambda e: e.energy_basis, path="energy_basis"),
+            figure("", lambda e: [{"what": b.what, "from": b.source} for b in e.borrowed], path="borrowed"),
+            figure("", lambda e: list(e.notes), path="notes"),
         ),
     ),
 )

@@ -59,6 +59,11 @@ def within_setting() -> float:
     return float(_document().get("within_setting", math.inf))
 
 
+def far_deviations() -> float:
+    """Deviations from the prediction to the far end of an interval; 0 without a fit."""
+    return float(_document().get("high", 0.0))
+
+
 def interval_for(step_s: float, variance: float, *, unproven: str = "") -> Interval:
     """The 80 % interval of a step time.
 

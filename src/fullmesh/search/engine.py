@@ -19,10 +19,12 @@ from fullmesh.outcomes.estimate import (
     Infeasible,
     estimate,
     evaluate,
+    log_variances,
     memory_limit,
     supported_precision,
 )
-from fullmesh.outcomes.intervals import within_setting
+from fullmesh.outcomes.intervals import far_deviations, within_setting
+from fullmesh.outcomes.support import missing_words, num_missing
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
@@ -36,6 +38,8 @@ Floats = npt.NDArray[np.float64]
 OBJECTIVES = ("time", "energy", "money")
 # A plan that leaves less of the memory than this may not fit in truth: it is what the memory model may be off by.
 MEMORY_MARGIN = 0.08
+# Layouts of which the uncertainty is weighed, from the cheapest on.
+WEIGHED = 64
 # Plans priced at once: large enough to be quick, small enough to stay in cache and memory.
 CHUNK = 4096
 
@@ -56,7 +60,14 @@ class SearchResult(Result):
     Parameters
     ----------
     best : Estimate or None
+        Of the plans that published results speak for, the one whose step is shortest at the far end of its interval.
         None where nothing fits; then ``closest`` is the plan that comes nearest, with its limit and levers.
+    exploratory : Estimate or None
+        The best plan of all, where it is faster than that: ``missing`` says what no result has tried.
+    missing : tuple of str
+        What of the exploratory plan no published result has, in words.
+    unproven : tuple of str
+        The same of the best plan: empty unless no plan at all is supported.
     second : Estimate or None
         The best plan of a really different layout (another tp, cp or pp, or parameters sharded instead).
     whole : Estimate or None
@@ -84,6 +95,9 @@ class SearchResult(Result):
     num_fitting: int
     rejected: tuple[Rejection, ...]
     best: Estimate | None
+    exploratory: Estimate | None
+    missing: tuple[str, ...]
+    unproven: tuple[str, ...]
     second: Estimate | None
     whole: Estimate | None
     ranked: tuple[Estimate, ...]
@@ -99,8 +113,16 @@ class SearchResult(Result):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the machine and its software borrow, and whether they are announced or never seen."""
-        return caveats_of(self.machine, self.software.stack).notes
+        """What the machine and its software borrow, whether they are announced or never seen, and what no run tried."""
+        tried = () if not self.unproven else (f"no published result with {'; '.join(self.unproven)}",)
+        return (*caveats_of(self.machine, self.software.stack).notes, *tried)
+
+    @property
+    def exploratory_gain(self) -> float:
+        """By how much the exploratory plan is predicted faster, as a share; nan where there is none."""
+        if self.best is None or self.exploratory is None:
+            return math.nan
+        return 1.0 - _device_seconds(self.exploratory) / _device_seconds(self.best)
 
     @property
     def roomy(self) -> Estimate | None:
@@ -339,6 +361,9 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         num_fitting=int(priced.fits.sum()),
         rejected=_rejections(found, priced),
         best=None,
+        exploratory=None,
+        missing=(),
+        unproven=(),
         second=None,
         whole=None,
         ranked=(),
@@ -352,8 +377,11 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     plans, cost, feasible = found.plans, priced.cost, np.flatnonzero(priced.fits)
     # the cheapest first; among equals the one that needs less memory, then the order of enumeration
     order = feasible[np.lexsort((priced.memory_bytes[feasible], cost[feasible]))]
-    leaders = _first_of_each(_layout(plans, order), order)
-    best = int(leaders[0])
+    missing = num_missing(q.model, q.machine, plans)
+    fewest = int(missing[order].min())
+    supported = order[missing[order] == fewest]
+    leaders = _surest_first(q, plans, cost, _first_of_each(_layout(plans, supported), supported))
+    best, fastest = int(leaders[0]), int(order[0])
     spread = within_setting()
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
@@ -369,6 +397,9 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     return dataclasses.replace(
         nothing,
         best=ranked[0],
+        exploratory=first([fastest]) if cost[fastest] < cost[best] and missing[fastest] > fewest else None,
+        missing=missing_words(q.model, q.machine, plans.plan(fastest)),
+        unproven=missing_words(q.model, q.machine, plans.plan(best)),
         second=first(int(i) for i in leaders if _really_different(plans, int(i), best)),
         whole=None
         if plans.num_devices[best] == all_devices
@@ -378,6 +409,22 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
     )
+
+
+def _surest_first(
+    q: Question, plans: Plans, cost: Floats, leaders: npt.NDArray[np.intp]
+) -> npt.NDArray[np.intp]:
+    """Leaders with those in front whose cost is lowest at the far end of its interval.
+
+    The winner of thousands is predicted too fast by selection: a plan that leads by an effect that few results know
+    steps back behind one that many speak for.
+    """
+    chosen = leaders[:WEIGHED]
+    variance = log_variances(q.model, q.machine, plans.take(chosen))
+    if variance is None:
+        return leaders
+    far = np.log(cost[chosen]) + far_deviations() * np.sqrt(variance)
+    return np.concatenate([chosen[np.argsort(far, kind="stable")], leaders[WEIGHED:]])
 
 
 def _rejections(found: Candidates, priced: Priced) -> tuple[Rejection, ...]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullmesh.errors import ScenarioError
-from fullmesh.machine import Machine
+from fullmesh.machine import Machine, list_machines
 from fullmesh.machine.chips import list_chips
-from fullmesh.machine import list_machines
 from fullmesh.outcomes.estimate import Estimate, Infeasible
 from fullmesh.search import SearchResult
 from fullmesh.study import pipeline

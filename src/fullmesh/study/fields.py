@@ -71,6 +71,13 @@ def _roomy(c: Column, lang: Language) -> str:
     return f"{roomy.plan.text()} ({more})"
 
 
+def _exploratory(c: Column, lang: Language) -> str:
+    plan = c.found.exploratory
+    if plan is None:
+        return "-"
+    return f"{plan.plan.text()} (-{formats.percent(c.found.exploratory_gain)}; {'; '.join(c.found.missing)})"
+
+
 def whole_text(c: Column, lang: Language) -> str:
     """The best plan on all devices beside one that leaves some unused: how much dearer and faster it is."""
     whole, best = c.found.whole, c.best
@@ -162,6 +169,7 @@ MACHINE_FIELDS: tuple[Field[Column], ...] = (
         figures=(
             figure("software", lambda c: c.found.software.label),
             figure("stack", lambda c: c.found.software.stack),
+            figure("", lambda c: list(c.found.notes), path="notes"),
         ),
     ),
     Field(
@@ -219,6 +227,17 @@ PLAN_FIELDS: tuple[Field[Column], ...] = (
         figures=(
             figure("second_plan", _plan_label(lambda c: c.found.second), path=""),
             figure("", _full(lambda c: c.found.second), path="second"),
+        ),
+    ),
+    Field(
+        key="exploratory_plan",
+        tables=_COMPARE,
+        text=_exploratory,
+        figures=(
+            figure("", _full(lambda c: c.found.exploratory), path="exploratory"),
+            figure(
+                "", lambda c: list(c.found.missing) if c.found.exploratory else [], path="exploratory_missing"
+            ),
         ),
     ),
     Field(

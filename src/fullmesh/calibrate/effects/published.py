@@ -39,6 +39,7 @@ from fullmesh.evidence.published import (
 )
 from fullmesh.evidence.results import ResultRow
 from fullmesh.files import write_bytes, write_json
+from fullmesh.outcomes.support import key_of, seen_pairs
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -57,6 +58,8 @@ class StepFit:
     configurations : tuple of str
         What was fitted on.
     intervals : IntervalFit
+    support : mapping
+        Pairs of attributes of plans that some result has, by cores and kind of model.
     chips : mapping of str to int
         Results fitted on by the very chip that they ran on.
     """
@@ -67,6 +70,7 @@ class StepFit:
     by_publisher: dict[str, EffectProfile]
     configurations: tuple[str, ...]
     intervals: IntervalFit
+    support: Mapping[str, set[tuple[str, str]]]
     chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -121,10 +125,22 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
             sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
         ),
         intervals=fit_intervals(table, pieces),
+        support=_support(table, use),
         chips=dict(
             sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
         ),
     )
+
+
+def _support(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, set[tuple[str, str]]]:
+    """Pairs of attributes of the plans that were fitted on."""
+    out: dict[str, set[tuple[str, str]]] = {}
+    for group in table.groups:
+        kept = use[group.members]
+        if kept.any():
+            pairs = seen_pairs(group.model, group.machine, group.plans.take(kept))
+            out.setdefault(key_of(group.model, group.machine), set()).update(pairs)
+    return out
 
 
 def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
@@ -135,7 +151,7 @@ def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
 
 
 def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: datetime.date) -> None:
-    """Write ``step.json``, ``step_fits.npz`` and ``intervals.json``, each whole or not at all."""
+    """Write ``step.json``, ``step_fits.npz``, ``support.json`` and ``intervals.json``, each whole or not at all."""
     digest = hashlib.sha256("\n".join(f"{r.id},{published_step_s(r)}" for r in rows).encode()).hexdigest()[
         :16
     ]
@@ -170,6 +186,15 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         "strength": u.strength.astype(np.float32),
     }
     write_bytes(folder / "step_fits.npz", packed(arrays))
+    write_json(
+        folder / "support.json",
+        {
+            "provenance": provenance,
+            "pairs": {
+                key: [list(pair) for pair in sorted(found)] for key, found in sorted(fit.support.items())
+            },
+        },
+    )
     write_json(
         folder / "intervals.json",
         {"provenance": provenance, **dataclasses.asdict(fit.intervals), "chips": dict(fit.chips)},

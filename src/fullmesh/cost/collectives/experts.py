@@ -168,7 +168,6 @@ def expert_all_to_all_s(
     PlanError
         Unknown dispatcher, negative tokens or bytes, or a count below one.
     """
-    from fullmesh.cost.collectives.algorithms import collective_s
 
     if dispatcher not in DISPATCHERS:
         raise PlanError(

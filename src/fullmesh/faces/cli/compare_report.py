@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # Rows that only a comparison with something to say there has.
-_ONLY_WHERE_SAID = ("roomy_plan", "whole_plan")
+_ONLY_WHERE_SAID = ("exploratory_plan", "roomy_plan", "whole_plan")
 # What the table of equal packages repeats; a narrow terminal leaves out the last two.
 _SHORT = ("step_time", "tokens_per_s", "mfu", "energy_per_token")
 
@@ -130,9 +130,16 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         f"- {title('bounds', lang)}: the step if all communication that may overlap did, and if none did, with "
         "kernels and collectives as predicted. The 80 % interval also covers what those may be off by, so it may "
         "reach further.",
-        "- Step times are without failures and restarts. The best of thousands of predicted plans tends to be one that "
-        "is predicted too fast; intervals are those of plans that others chose and ran.",
+        "- Step times are without failures and restarts. The best plan is taken from those that published results "
+        "speak for: each pair of its attributes has been run together on chips with the same cores.",
     ]
+    if any(x.found.exploratory for x in c.columns):
+        lines.append(
+            f"- {title('exploratory_plan', lang)}: predicted faster, but of all plans the one most likely to be "
+            "predicted too fast; what no published result has tried stands in brackets."
+        )
+    for x in c.columns:
+        lines += [f"- {x.machine.name}: {note}." for note in x.found.notes]
     if any(x.found.roomy for x in c.columns):
         lines.append(
             f"- {title('roomy_plan', lang)}: the fastest plan that leaves {percent(MEMORY_MARGIN, 0)} of the memory, "

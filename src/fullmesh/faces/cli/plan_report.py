@@ -38,6 +38,12 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
     out += [_plans_table(r, r.ranked, label("best_plans", lang), lang)]
     out.append(_tie_text(r, lang))
     out.append(f"{label('interval', lang)}: {r.best.interval.basis}.")
+    if r.exploratory is not None:
+        out.append(
+            f"{title('exploratory_plan', lang)}: {r.exploratory.plan.text()}, predicted {percent(r.exploratory_gain)} "
+            f"faster; no published result has {'; '.join(r.missing)}."
+        )
+    out += [note[:1].upper() + note[1:] + "." for note in r.notes]
     if r.whole is not None:
         out.append(
             f"{title('whole_plan', lang)}: {r.whole.plan.text()}, {r.best.step_s / r.whole.step_s:.3g} times as fast "

@@ -1,0 +1,124 @@
+"""Which plans published results speak for: attributes of plans, and the pairs of them that some result has.
+
+A model is trusted where pairs of attributes have been seen together on chips with the same cores, for the same kind of
+model. What was never seen together is said in words; the headline answer is taken from plans where nothing is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import itertools
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.cost.effects import architecture_of, cores_of
+from fullmesh.machine import Machine
+from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, RECIPES, RECOMPUTES, SCHEDULES, Plan, Plans
+from fullmesh.workload import ModelSpec
+
+Bools = npt.NDArray[np.bool_]
+# What is known: for cores and kind of model, the pairs of attribute values that some result has.
+Known = Mapping[str, frozenset[tuple[str, str]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """One attribute of plans: its values in words, and which of them each plan has, shape ``(num_plans,)``."""
+
+    values: tuple[str, ...]
+    code: npt.NDArray[np.int64]
+
+
+def attributes(model: ModelSpec, machine: Machine, p: Plans) -> tuple[Attribute, ...]:
+    """What published results are compared by; an empty word is an attribute that a plan does not have."""
+    domain = machine.scale_up_devices
+
+    def where(size: npt.NDArray[np.int64], name: str) -> Attribute:
+        code = np.select([size <= 1, size <= 8, size <= domain], [0, 1, 2], 3)
+        words = ("", f"{name} up to 8", f"{name} beyond 8 in one domain", f"{name} across domains")
+        return Attribute(values=words, code=code)
+
+    def either(flag: Bools, yes: str) -> Attribute:
+        return Attribute(values=("", yes), code=flag.astype(np.int64))
+
+    exchanged = (p.ep > 1).astype(np.int64)
+    return (
+        Attribute(values=(f"layers {architecture_of(model)}",), code=np.zeros(len(p), dtype=np.int64)),
+        Attribute(values=tuple(f"precision {name}" for name in RECIPES), code=p.precision),
+        Attribute(values=("ZeRO up to 1", "ZeRO-2", "ZeRO-3"), code=np.maximum(p.zero - 1, 0)),
+        where(p.tp, "TP"),
+        either(p.cp > 1, "context parallelism"),
+        either(p.pp > 1, "pipeline"),
+        either((p.pp > 1) & (p.vpp > 1), "virtual stages"),
+        where(p.ep, "EP"),
+        either(p.etp > 1, "expert tensor parallelism"),
+        Attribute(
+            values=("", *(f"dispatcher {name}" for name in DISPATCHERS)), code=exchanged * (p.dispatcher + 1)
+        ),
+        either((p.ep > 1) & p.ep_overlap, "expert overlap"),
+        Attribute(values=("", *(f"{name} recompute" for name in RECOMPUTES[1:])), code=p.recompute),
+        Attribute(values=("", *(f"{name} graph" for name in CUDA_GRAPHS[1:])), code=p.cuda_graph),
+        Attribute(
+            values=("", *SCHEDULES[1:]), code=np.where(p.pp > 1, p.schedule, 0)
+        ),
+        either(p.offload_optimizer > 0, "optimizer in host memory"),
+    )  # fmt: skip
+
+
+def key_of(model: ModelSpec, machine: Machine) -> str:
+    """Cores and kind of model, by which results are gathered."""
+    return f"{cores_of(machine.chip)}|{'moe' if model.is_moe else 'dense'}"
+
+
+def seen_pairs(model: ModelSpec, machine: Machine, plans: Plans) -> set[tuple[str, str]]:
+    """Pairs of attribute values that some of these plans have together."""
+    columns = attributes(model, machine, plans)
+    out: set[tuple[str, str]] = set()
+    for a, b in itertools.combinations(columns, 2):
+        for i, j in set(zip(a.code.tolist(), b.code.tolist(), strict=True)):
+            out.add((a.values[i], b.values[j]))
+    return out
+
+
+@functools.cache
+def load_known() -> Known:
+    """The pairs of the published results that the shipped profile was fitted on."""
+    path = importlib.resources.files("fullmesh.data").joinpath("profiles/support.json")
+    if not path.is_file():
+        return {}
+    pairs = json.loads(path.read_text("utf-8"))["pairs"]
+    return {key: frozenset((a, b) for a, b in found) for key, found in pairs.items()}
+
+
+def num_missing(
+    model: ModelSpec, machine: Machine, plans: Plans, known: Known | None = None
+) -> npt.NDArray[np.int64]:
+    """Pairs of attributes of every plan that no result has, shape ``(num_plans,)``."""
+    pairs = (load_known() if known is None else known).get(key_of(model, machine), frozenset())
+    columns = attributes(model, machine, plans)
+    missing = np.zeros(len(plans), dtype=np.int64)
+    for a, b in itertools.combinations(columns, 2):
+        table = np.array([[(x, y) not in pairs for y in b.values] for x in a.values], dtype=np.int64)
+        missing += table[a.code, b.code]
+    return missing
+
+
+def missing_words(
+    model: ModelSpec, machine: Machine, plan: Plan, known: Known | None = None
+) -> tuple[str, ...]:
+    """What of a plan no published result has, in words: attributes alone, and pairs of those that are known alone."""
+    pairs = (load_known() if known is None else known).get(key_of(model, machine), frozenset())
+    alone = {word for pair in pairs for word in pair}
+    values = [a.values[int(a.code[0])] for a in attributes(model, machine, Plans.of([plan]))]
+    never = [v for v in values if v and v not in alone]
+    apart = [
+        f"{a} with {b}"
+        for a, b in itertools.combinations(values, 2)
+        if a and b and a not in never and b not in never and (a, b) not in pairs
+    ]
+    return (*never, *apart)
