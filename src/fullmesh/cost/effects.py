@@ -29,6 +29,8 @@ Model = Literal["step", "memory"]
 
 # Effects are clipped here so that no sum of them leaves the plausible; a fit never comes near.
 EFFECT_LIMIT = 6.0
+# How sharply a term stops at its least value: within a few per cent of it.
+SHARPNESS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Term:
     levels: tuple[tuple[tuple[str, ...], float], ...]
     note: str
     offsets: tuple[tuple[str, str, float], ...] = ()
+    least: float = 0.0
 
     def offset(self, setting: Setting) -> float:
         """What is assumed of a setting before any result is seen, in the units of effects."""
@@ -64,6 +67,7 @@ def load_terms(model: Model) -> tuple[Term, ...]:
                 base=float(table["base"]),
                 levels=levels,
                 note=table["note"],
+                least=float(table.get("least", 0.0)),
                 offsets=tuple((*key.split("="), float(v)) for key, v in table.get("offsets", {}).items()),
             )
         )
@@ -166,7 +170,11 @@ def level_of(name: str) -> str:
 
 
 def transform(model: Model, summed: Floats) -> Floats:
-    """Turn summed effects into values of the terms: ``base * exp(x)``, or a share on the logit scale."""
+    """Turn summed effects into values of the terms: ``base * exp(x)``, or a share on the logit scale.
+
+    A term with a least value nears it smoothly: work in a model is not faster than its kernel alone, by more than
+    measurements of kernels differ.
+    """
     terms = load_terms(model)
     base = np.array([t.base for t in terms])
     share = np.array([t.form == "share" for t in terms])
@@ -174,7 +182,10 @@ def transform(model: Model, summed: Floats) -> Floats:
     logit = np.log(safe / (1.0 - safe))
     x = np.clip(summed, -EFFECT_LIMIT, EFFECT_LIMIT)
     out: Floats = np.where(share, 1.0 / (1.0 + np.exp(-(logit + x))), base * np.exp(x))
-    return out
+    least = np.array([t.least for t in terms])
+    above = np.where(least > 0.0, out / np.where(least > 0.0, least, 1.0) - 1.0, 0.0)
+    held: Floats = np.where(least > 0.0, least * (1.0 + np.logaddexp(0.0, SHARPNESS * above) / SHARPNESS), out)
+    return held
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
