@@ -124,7 +124,11 @@ class LatentAttention:
             Product(name="indexer.q", tokens=Tokens.STREAM, n=queries, k=whole(self.q_lora_rank or hidden)),
             Product(name="indexer.k", tokens=Tokens.LOCAL, n=whole(self.index_dim + self.index_heads), k=h),
             AttentionCore(
-                name="indexer.core", num_heads=self.index_heads, num_kv_heads=1, qk_dim=self.index_dim, v_dim=0
+                name="indexer.core",
+                num_heads=self.index_heads,
+                num_kv_heads=1,
+                qk_dim=self.index_dim,
+                v_dim=0,
             ),
         )
 

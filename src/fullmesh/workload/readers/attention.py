@@ -90,22 +90,28 @@ def _biases(c: Config, family: Family) -> tuple[bool, bool]:
     qkv = family.qkv_bias
     if key:
         qkv = c.flag(key, default=qkv)
-    elif family.qkv_bias != family.out_bias or family.qkv_bias:
+    else:
         c.assumed["attention_bias"] = qkv
     own = c.find("attention_out_bias")
     if own:
         return qkv, c.flag(own, default=False)
     one_for_all = family.bias_of == "all" and family.qkv_bias == family.out_bias
-    return qkv, qkv if key and one_for_all and key not in ("add_qkv_bias", "qkv_bias", "use_qkv_bias") else family.out_bias
+    return qkv, qkv if key and one_for_all and key not in (
+        "add_qkv_bias",
+        "qkv_bias",
+        "use_qkv_bias",
+    ) else family.out_bias
 
 
 def _qk_norm(c: Config, family: Family, heads: int, kv: int, dim: int) -> tuple[bool, int | None]:
     """Whether queries and keys are normed, and by how many parameters where it is not a scale of each head's width."""
     if c.text("model_type").startswith("llama4"):
         # a norm without parameters
-        return c.flag("use_qk_norm", default=True), 0
+        return c.flag("use_qk_norm", default=True, quiet=True), 0
     optional = family.qk_norm in ("each", "bias") or c.text("model_type") in ("glm4_moe", "sarvam_moe")
-    default = c.text("model_type") in ("persimmon", "fuyu", "sarvam_moe") if optional else bool(family.qk_norm)
+    default = (
+        c.text("model_type") in ("persimmon", "fuyu", "sarvam_moe") if optional else bool(family.qk_norm)
+    )
     on = c.flag("use_qk_norm", "qk_layernorm", default=default, quiet=not optional)
     c.refuse("qk_ln", "norms of queries and keys over all heads are not read for this type")
     if not on:
@@ -128,7 +134,9 @@ def by_type(c: Config, family: Family, full: Attention, layer_type: str) -> Atte
             full = dataclasses.replace(full, num_kv_heads=2 * full.num_kv_heads)
             swa = c.find("swa_num_key_value_heads")
             if swa and c.size(swa) != full.num_kv_heads:
-                raise c.error(swa, f"{c.size(swa)} key-value heads", expected=f"{full.num_kv_heads}, twice the others")
+                raise c.error(
+                    swa, f"{c.size(swa)} key-value heads", expected=f"{full.num_kv_heads}, twice the others"
+                )
         heads = _sliding_heads(c)
         if heads:
             full = dataclasses.replace(full, num_heads=heads)
@@ -169,7 +177,11 @@ def _gemma4_full(c: Config, full: Attention) -> Attention:
 
 def overridden(c: Config, attention: Attention, values: dict[str, Any]) -> Attention:
     """Attention of a layer with sizes of its own (``per_layer_config``)."""
-    names = {"head_dim": "head_dim", "num_key_value_heads": "num_kv_heads", "num_attention_heads": "num_heads"}
+    names = {
+        "head_dim": "head_dim",
+        "num_key_value_heads": "num_kv_heads",
+        "num_attention_heads": "num_heads",
+    }
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
@@ -188,14 +200,21 @@ def overridden(c: Config, attention: Attention, values: dict[str, Any]) -> Atten
 def layer_types(c: Config, family: Family, num_layers: int) -> list[str]:
     """The type of each layer of softmax attention: as listed, or as the family's older keys say."""
     types = c.layer_list("layer_types", num_layers)
-    for key in ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers", "window_size"):
+    for key in (
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "global_attn_every_n_layers",
+        "window_size",
+    ):
         if types is not None and key in c.values:
             c.read.add(key)
     if types is not None:
         if c.text("model_type").startswith("gemma4"):
             types = [*types[:-1], FULL]
         if not c.has("sliding_window", "sliding_window_size", "use_sliding_window") and SLIDING in types:
-            raise c.error("sliding_window", "the key 'sliding_window' is missing", expected="the window in tokens")
+            raise c.error(
+                "sliding_window", "the key 'sliding_window' is missing", expected="the window in tokens"
+            )
         return types
     model_type = c.text("model_type")
     if model_type == "gpt_neo":
@@ -236,7 +255,7 @@ def _pattern(c: Config, num_layers: int) -> list[str]:
 def _chunks(c: Config, num_layers: int) -> list[str]:
     if not c.find("attention_chunk_size"):
         return [FULL] * num_layers
-    every = c.size("no_rope_layer_interval", default=4)
+    every = c.size("no_rope_layer_interval") if c.find("no_rope_layer_interval") else 4
     listed = c.numbers("no_rope_layers")
     full = [not v for v in listed] if listed else [(i + 1) % every == 0 for i in range(num_layers)]
     if len(full) != num_layers:
@@ -252,7 +271,11 @@ def _gpt_neo(c: Config, num_layers: int) -> list[str]:
     listed = c.values.get("attention_layers")
     if listed is None:
         listed = [("global", "local")[i % 2] for i in range(num_layers)]
-    if not isinstance(listed, list) or len(listed) != num_layers or set(map(str, listed)) - {"global", "local"}:
+    if (
+        not isinstance(listed, list)
+        or len(listed) != num_layers
+        or set(map(str, listed)) - {"global", "local"}
+    ):
         raise c.error("attention_layers", "one of 'global' and 'local' a layer was expected")
     if "local" in listed:
         c.default("sliding_window", c.size("window_size", default=256))
@@ -269,7 +292,9 @@ def latent(c: Config, family: Family) -> LatentAttention:
     nope = c.size("qk_nope_head_dim", "attention_qk_dim")
     rope = c.size("qk_rope_head_dim", "attention_qk_rope_dim")
     if c.find("qk_head_dim") and c.size("qk_head_dim") != nope + rope:
-        raise c.error("qk_head_dim", f"{c.size('qk_head_dim')}", expected=f"{nope + rope}, the sum of both parts")
+        raise c.error(
+            "qk_head_dim", f"{c.size('qk_head_dim')}", expected=f"{nope + rope}, the sum of both parts"
+        )
     key = c.find("q_lora_rank", "attention_q_lora_dim")
     if not key and not ("q_lora_rank" in c.values or c.text("model_type") == "sarvam_mla"):
         # the class has compressed queries; null switches them off, absence does not
@@ -306,9 +331,9 @@ def latent_layers(c: Config, family: Family, num_layers: int) -> list[LatentAtte
     which = c.layer_list("indexer_types", num_layers) or ["full"] * num_layers
     for kind in which:
         if kind not in ("full", "shared"):
-            raise c.error("indexer_types", f"the kind {kind[:60]!r} is not supported", expected="full or shared")
+            raise c.error(
+                "indexer_types", f"the kind {kind[:60]!r} is not supported", expected="full or shared"
+            )
     if types is None:
         types = [INDEXED] * num_layers
-    return [
-        plain if t == FULL else own if w == "full" else reuse for t, w in zip(types, which, strict=True)
-    ]
+    return [plain if t == FULL else own if w == "full" else reuse for t, w in zip(types, which, strict=True)]

@@ -86,9 +86,13 @@ class Config:
             raise self.error(parts[1], f"a language model stands in {parts[0]!r} already")
         outer, inner = self.values, self.values[parts[0]]
         if not isinstance(inner, dict):
-            raise self.error(parts[0], f"{_echo(inner)} is no object", expected="the configuration of a text model")
+            raise self.error(
+                parts[0], f"{_echo(inner)} is no object", expected="the configuration of a text model"
+            )
         self.values = dict(inner)
-        self.dropped = [k for k, v in outer.items() if k != parts[0] and isinstance(v, dict) and k.endswith("_config")]
+        self.dropped = [
+            k for k, v in outer.items() if k != parts[0] and isinstance(v, dict) and k.endswith("_config")
+        ]
         self.dropped = [k for k in self.dropped if k != "quantization_config"]
         for key in _OUTER_FIRST:
             if outer.get(key) is not None:
@@ -101,7 +105,12 @@ class Config:
         merged = dict(self.values)
         for key in keys:
             here, there = merged.get(key), source[key]
-            if here is not None and here != there and not key.startswith("_") and key != "quantization_config":
+            if (
+                here is not None
+                and here != there
+                and not key.startswith("_")
+                and key != "quantization_config"
+            ):
                 raise self.error(
                     key, f"{_echo(here)} here and {_echo(there)} in {part or 'the configuration around it'}"
                 )
@@ -233,7 +242,9 @@ class Config:
         listed = self.numbers(key)
         for i in listed or ():
             if i >= num_layers:
-                raise self.error(key, f"there is no layer {i}", expected=f"numbers from 0 to {num_layers - 1}")
+                raise self.error(
+                    key, f"there is no layer {i}", expected=f"numbers from 0 to {num_layers - 1}"
+                )
         return listed
 
     def refuse(self, key: str, why: str) -> None:
@@ -259,7 +270,11 @@ class Config:
                 factor = part.get("factor")
                 if factor is None or (key == "rope_parameters" and isinstance(factor, dict)):
                     continue
-                if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+                if (
+                    isinstance(factor, bool)
+                    or not isinstance(factor, int | float)
+                    or not 0 < factor < math.inf
+                ):
                     raise self.error(key, f"a factor of {_echo(factor)}", expected="a number above 0")
 
 
@@ -294,7 +309,9 @@ def read_json(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelError(
-                f"{size:,} bytes are no configuration", where=where, expected=f"at most {MAX_FILE_BYTES:,} bytes"
+                f"{size:,} bytes are no configuration",
+                where=where,
+                expected=f"at most {MAX_FILE_BYTES:,} bytes",
             )
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,9 @@ def other_parameters(c: Config, hidden: int, vocab: int, num_layers: int) -> int
     """Small tensors at the two ends of a model."""
     model_type = c.text("model_type")
     if model_type == "modernbert-decoder":
-        head = hidden * hidden + hidden + (hidden if c.flag("classifier_bias", default=False, quiet=True) else 0)
+        head = (
+            hidden * hidden + hidden + (hidden if c.flag("classifier_bias", default=False, quiet=True) else 0)
+        )
         # the first layer has no norm in front of its attention
         return head - hidden + (vocab if c.flag("decoder_bias", default=True) else 0)
     if model_type == "gpt_neox_japanese":
@@ -107,8 +109,6 @@ def _gemma4(c: Config, layer: Layer, i: int, hidden: int) -> tuple[Extra, ...]:
         return ()
     scales = hidden + layer.ffn.num_experts
     return (_scale("experts.norms", 3 * hidden), Extra(name="router.scales", shape=(scales,), part="router"))
-
-
 
 
 _MAKERS: dict[str, Maker] = {

@@ -12,7 +12,16 @@ from typing import Literal
 from fullmesh.workload.layers.norm import Norm
 
 Kind = Literal[
-    "softmax", "latent", "nemotron_h", "delta", "compressed", "mamba", "mamba2", "mamba_hybrid", "jamba", "short_conv"
+    "softmax",
+    "latent",
+    "nemotron_h",
+    "delta",
+    "compressed",
+    "mamba",
+    "mamba2",
+    "mamba_hybrid",
+    "jamba",
+    "short_conv",
 ]
 
 
@@ -50,6 +59,8 @@ class Family:
         Values of the configuration class that published files of the family leave out.
     harmless : set of str
         Keys that look as if they decided shapes and do not in this family.
+    without : set of str
+        Keys that the family's configurations never have: nothing is worth saying where they are absent.
     """
 
     kind: Kind = "softmax"
@@ -74,14 +85,20 @@ class Family:
     head_bias: bool = False
     defaults: tuple[tuple[str, object], ...] = ()
     harmless: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
 
 
+_BIAS = frozenset(("attention_bias",))
+_SHARED_KEY = frozenset(("n_shared_experts",))
+_HEAD_DIM_KEY = frozenset(("head_dim",))
+_PLAIN = frozenset(("attention_bias", "num_key_value_heads", "head_dim"))
 _LLAMA = Family()
-_QWEN2 = Family(qkv_bias=True, bias_of="qkv", windows="upper")
+_QWEN2 = Family(qkv_bias=True, bias_of="qkv", windows="upper", without=_BIAS | _HEAD_DIM_KEY)
 _QWEN3 = Family(qk_norm="head", windows="upper")
 _GPT = Family(
-    qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, norm="layernorm", tied=True, positions="learned"
-)
+    qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, norm="layernorm", tied=True, positions="learned",
+    without=_PLAIN,
+)  # fmt: skip
 _MLA = Family(kind="latent")
 _MLA_MOE = Family(kind="latent", moe=True)
 _GEMMA = Family(tied=True, head_dim=256)
@@ -99,26 +116,26 @@ _DELTA_MOE = _but(_DELTA, moe=True)
 _WIDE = Family(qk_norm="wide")
 _COHERE = Family(tied=True, one_norm=True, qk_norm="each")
 _PARALLEL = Family(
-    gated=False, norm="layernorm", one_norm=True, mlp_bias=True, head_bias=True, bias_of="all"
+    gated=False, norm="layernorm", one_norm=True, mlp_bias=True, head_bias=True, without=_PLAIN
 )
 _GLM_MOE = Family(moe=True, bias_of="qkv", qk_norm="head")
-_GRANITE_MOE = Family(moe=True, expert_ffn="dense")
+_GRANITE_MOE = Family(moe=True, expert_ffn="dense", without=_SHARED_KEY)
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
-    "yi": _LLAMA,
-    "aquila": _LLAMA,
-    "aquila2": _LLAMA,
-    "aquilamodel": _LLAMA,
-    "baichuan": _LLAMA,
-    "internlm": Family(qkv_bias=True, out_bias=True),
-    "internlm2": _LLAMA,
+    "yi": _but(_LLAMA, without=_BIAS),
+    "aquila": _but(_LLAMA, without=_BIAS),
+    "aquila2": _but(_LLAMA, without=_BIAS),
+    "aquilamodel": _but(_LLAMA, without=_BIAS),
+    "baichuan": _but(_LLAMA, without=_BIAS),
+    "internlm": Family(qkv_bias=True, out_bias=True, without=_BIAS),
+    "internlm2": _but(_LLAMA, without=_BIAS),
     "internlm3": _but(_LLAMA, defaults=(("head_dim", 128),), tied=False),
-    "minicpm": Family(tied=True, expert_ffn="dense"),
+    "minicpm": Family(tied=True, expert_ffn="dense", without=_SHARED_KEY),
     "deepseek": _LLAMA,
     "exaone": _LLAMA,
     "iquestcoder": _LLAMA,
-    "cwm": Family(windows="pattern", head_dim=128),
+    "cwm": Family(windows="pattern", head_dim=128, without=_BIAS),
     "helium": Family(head_dim=128),
     "emu3": _LLAMA,
     "emu3_text_model": _LLAMA,
@@ -133,31 +150,31 @@ FAMILIES: dict[str, Family] = {
     "bitnet": _LLAMA,
     "nanochat": Family(gated=False, norm="plain"),
     "diffllama": _LLAMA,
-    "ernie4_5": Family(tied=True, head_dim=128),
+    "ernie4_5": Family(tied=True, head_dim=128, without=_BIAS),
     "olmo": Family(norm="plain"),
     "olmo2": _WIDE,
     "olmo3": _but(_WIDE, windows="pattern", defaults=()),
-    "telechat": Family(out_bias=True, mlp_bias=True),
-    "telechat2": Family(out_bias=True, mlp_bias=True),
+    "telechat": Family(out_bias=True, mlp_bias=True, without=_BIAS),
+    "telechat2": Family(out_bias=True, mlp_bias=True, without=_BIAS),
     "panguembedded": Family(qkv_bias=True, out_bias=True),
     "pangu_ultra": Family(sandwich=True),
-    "mistral": Family(windows="all"),
-    "ministral": Family(windows="all"),
-    "ministral3": Family(windows="all", head_dim=128),
-    "mixtral": Family(windows="all", moe=True, expert_ffn="dense"),
-    "qwen": Family(qkv_bias=True),
+    "mistral": Family(windows="all", without=_BIAS),
+    "ministral": Family(windows="all", without=_BIAS),
+    "ministral3": Family(windows="all", head_dim=128, without=_BIAS),
+    "mixtral": Family(windows="all", moe=True, expert_ffn="dense", without=_BIAS | _SHARED_KEY),
+    "qwen": Family(qkv_bias=True, without=_BIAS),
     "qwen2": _QWEN2,
     "qwen2_moe": _but(_QWEN2, moe=True),
     "qwen3": _but(_QWEN3, head_dim=128),
-    "qwen3_moe": _but(_QWEN3, moe=True),
+    "qwen3_moe": _but(_QWEN3, moe=True, without=_SHARED_KEY),
     "qwen2_vl": _QWEN2,
     "qwen2_vl_text": _QWEN2,
     "qwen2_5_vl": _QWEN2,
     "qwen2_5_vl_text": _QWEN2,
     "qwen3_vl": _but(_QWEN3, head_dim=128),
     "qwen3_vl_text": _but(_QWEN3, head_dim=128),
-    "qwen3_vl_moe": _but(_QWEN3, moe=True),
-    "qwen3_vl_moe_text": _but(_QWEN3, moe=True),
+    "qwen3_vl_moe": _but(_QWEN3, moe=True, without=_SHARED_KEY),
+    "qwen3_vl_moe_text": _but(_QWEN3, moe=True, without=_SHARED_KEY),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
@@ -168,31 +185,33 @@ FAMILIES: dict[str, Family] = {
     "gemma4_unified_text": _GEMMA4,
     "vaultgemma": _but(_GEMMA, windows="even"),
     "phi": _but(_PARALLEL, qkv_bias=True, out_bias=True, qk_norm="bias"),
-    "phi3": Family(windows="all"),
-    "phimoe": Family(windows="all", norm="layernorm", moe=True, expert_ffn="dense"),
-    "chatglm": Family(qkv_bias=True, bias_of="qkv"),
+    "phi3": Family(windows="all", without=_BIAS),
+    "phimoe": Family(windows="all", norm="layernorm", moe=True, expert_ffn="dense", without=_SHARED_KEY),
+    "chatglm": Family(qkv_bias=True, bias_of="qkv", without=_BIAS),
     "glm": Family(qkv_bias=True, bias_of="qkv", head_dim=128),
     "glm4": Family(qkv_bias=True, bias_of="qkv", sandwich=True, head_dim=128),
     "glm4_moe": _GLM_MOE,
     "sarvam_moe": _but(_GLM_MOE, head_dim=64),
-    "exaone4": _but(_LLAMA, qk_norm="head", windows="pattern"),
-    "exaone_moe": Family(moe=True, qk_norm="head", windows="pattern"),
+    "exaone4": _but(_LLAMA, qk_norm="head", windows="pattern", without=_BIAS),
+    "exaone_moe": Family(moe=True, qk_norm="head", windows="pattern", without=_BIAS),
     "hy_v3": Family(moe=True, qk_norm="head", head_dim=128),
     "solar_open": Family(moe=True, head_dim=128),
     "dots1": Family(moe=True, qk_norm="head", windows="upper"),
     "afmoe": Family(moe=True, qk_norm="head", sandwich=True, windows="pattern", head_dim=128),
-    "beam": Family(moe=True, qk_norm="head", sandwich=True, head_dim=128),
+    "beam": Family(moe=True, qk_norm="head", sandwich=True, head_dim=128, without=_SHARED_KEY),
     "aria_text": Family(moe=True, expert_ffn="dense"),
-    "ernie4_5_moe": Family(moe=True, tied=True),
-    "flint": Family(moe=True, qk_norm="head", sinks="all", head_dim=128),
-    "kolibri1": Family(moe=True, qk_norm="head", sandwich=True, head_dim=128),
+    "ernie4_5_moe": Family(moe=True, tied=True, without=_BIAS),
+    "flint": Family(moe=True, qk_norm="head", sinks="all", head_dim=128, without=_BIAS),
+    "kolibri1": Family(moe=True, qk_norm="head", sandwich=True, head_dim=128, without=_BIAS),
     "laguna": Family(moe=True, qk_norm="head", head_dim=128),
-    "mellum": Family(moe=True, qk_norm="head", head_dim=128),
-    "mimo_v2_flash": Family(moe=True, sinks="sliding"),
-    "minimax_m2": Family(moe=True, expert_ffn="dense", qk_norm="wide", head_dim=128),
+    "mellum": Family(moe=True, qk_norm="head", head_dim=128, without=_SHARED_KEY),
+    "mimo_v2_flash": Family(moe=True, sinks="sliding", without=_SHARED_KEY),
+    "minimax_m2": Family(
+        moe=True, expert_ffn="dense", qk_norm="wide", head_dim=128, without=_BIAS | _SHARED_KEY
+    ),
     "minimax_m3_vl_text": Family(moe=True, expert_ffn="dense", qk_norm="head", head_dim=128),
-    "olmoe": Family(moe=True, expert_ffn="dense", qk_norm="wide"),
-    "flex_olmo": Family(moe=True, expert_ffn="dense", qk_norm="wide"),
+    "olmoe": Family(moe=True, expert_ffn="dense", qk_norm="wide", without=_SHARED_KEY),
+    "flex_olmo": Family(moe=True, expert_ffn="dense", qk_norm="wide", without=_SHARED_KEY),
     "granitemoe": _GRANITE_MOE,
     "granitemoeshared": _GRANITE_MOE,
     "granitemoe_swa": _but(_GRANITE_MOE, sinks="all"),
@@ -201,13 +220,20 @@ FAMILIES: dict[str, Family] = {
     "llama4": Family(moe=True, expert_ffn="dense", head_dim=128),
     "llama4_text": Family(moe=True, expert_ffn="dense", head_dim=128),
     "gpt_oss": Family(
-        moe=True, expert_ffn="dense", qkv_bias=True, out_bias=True, windows="even", head_dim=64, sinks="all"
-    ),
+        moe=True,
+        expert_ffn="dense",
+        qkv_bias=True,
+        out_bias=True,
+        windows="even",
+        head_dim=64,
+        sinks="all",
+        without=_SHARED_KEY,
+    ),  # fmt: skip
     "cohere": _COHERE,
     "cohere2": _but(_COHERE, windows="pattern"),
     "cohere2_moe": _but(_COHERE, moe=True, expert_ffn="dense"),
     "cohere_compass_text": _but(_COHERE, windows="pattern"),
-    "dbrx": Family(moe=True, expert_ffn="dense"),
+    "dbrx": Family(moe=True, expert_ffn="dense", without=_SHARED_KEY),
     "gpt2": _GPT,
     "gpt-sw3": _GPT,
     "megatron-gpt": _GPT,
@@ -222,16 +248,16 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox_japanese": _but(_GPT, positions="rotary", qkv_bias=False, out_bias=False, mlp_bias=False),
     "gptj": _PARALLEL,
     "codegen": _PARALLEL,
-    "falcon": Family(gated=False, norm="layernorm", tied=True),
+    "falcon": Family(gated=False, norm="layernorm", tied=True, without=_BIAS),
     "starcoder2": _but(_GPT, positions="rotary", windows="all"),
-    "stablelm": Family(norm="layernorm", qk_norm="each"),
+    "stablelm": Family(norm="layernorm", qk_norm="each", without=_BIAS),
     "persimmon": _but(_GPT, tied=False, positions="rotary", qk_norm="bias"),
     "fuyu": _but(_GPT, tied=False, positions="rotary", qk_norm="bias"),
     "jais2": _but(_GPT, tied=False, positions="rotary", head_dim=128),
     "bloom": _but(_GPT, positions="none"),
     "mpt": _but(_GPT, positions="none"),
     "nemotron": Family(gated=False, norm="layernorm"),
-    "moshi": Family(windows="all"),
+    "moshi": Family(windows="all", without=_BIAS),
     "modernbert-decoder": Family(tied=True),
     "doge": _but(_LLAMA, qk_norm="head"),
     "deepseek_v2": _MLA_MOE,
@@ -260,10 +286,10 @@ FAMILIES: dict[str, Family] = {
     "mamba2": Family(kind="mamba2"),
     "bamba": Family(kind="mamba_hybrid"),
     "granitemoehybrid": _but(_GRANITE_MOE, kind="mamba_hybrid", moe=False),
-    "jamba": Family(kind="jamba", expert_ffn="dense"),
-    "lfm2": Family(kind="short_conv", tied=True, qk_norm="head"),
-    "lfm2_moe": Family(kind="short_conv", tied=True, qk_norm="head", moe=True),
-    "lfm3": Family(kind="short_conv", tied=True, qk_norm="head", sandwich=True),
+    "jamba": Family(kind="jamba", expert_ffn="dense", without=_BIAS | _SHARED_KEY),
+    "lfm2": Family(kind="short_conv", tied=True, qk_norm="head", without=_BIAS),
+    "lfm2_moe": Family(kind="short_conv", tied=True, qk_norm="head", moe=True, without=_BIAS | _SHARED_KEY),
+    "lfm3": Family(kind="short_conv", tied=True, qk_norm="head", sandwich=True, without=_BIAS),
 }
 
 # Types of the reference library that have no meaning here, with what is missing.
@@ -278,25 +304,73 @@ _STREAMS = "several residual streams that are mixed at each layer are not descri
 UNSUPPORTED: dict[str, str] = {
     **dict.fromkeys(
         (
-            "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert",
-            "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta",
-            "xlm-roberta-xl", "xlnet", "xmod", "modernbert", "distilbert", "albert", "deberta", "deberta-v2", "mpnet",
-            "nomic_bert", "reformer", "cpmant",
+            "bert",
+            "bert-generation",
+            "big_bird",
+            "camembert",
+            "data2vec-text",
+            "electra",
+            "ernie",
+            "megatron-bert",
+            "rembert",
+            "roberta",
+            "roberta-prelayernorm",
+            "roc_bert",
+            "roformer",
+            "xlm",
+            "xlm-roberta",
+            "xlm-roberta-xl",
+            "xlnet",
+            "xmod",
+            "modernbert",
+            "distilbert",
+            "albert",
+            "deberta",
+            "deberta-v2",
+            "mpnet",
+            "nomic_bert",
+            "reformer",
+            "cpmant",
         ),
         _ENCODER,
     ),
     **dict.fromkeys(
         (
-            "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart",
-            "prophetnet", "trocr", "whisper", "musicgen", "musicgen_melody", "t5", "mt5", "umt5", "longt5", "led",
-            "fsmt", "m2m_100", "switch_transformers", "t5gemma", "t5gemma2", "nllb-moe", "pegasus_x",
+            "bart",
+            "bigbird_pegasus",
+            "blenderbot",
+            "blenderbot-small",
+            "marian",
+            "mbart",
+            "mvp",
+            "pegasus",
+            "plbart",
+            "prophetnet",
+            "trocr",
+            "whisper",
+            "musicgen",
+            "musicgen_melody",
+            "t5",
+            "mt5",
+            "umt5",
+            "longt5",
+            "led",
+            "fsmt",
+            "m2m_100",
+            "switch_transformers",
+            "t5gemma",
+            "t5gemma2",
+            "nllb-moe",
+            "pegasus_x",
         ),
         _BOTH,
     ),
     **dict.fromkeys(("git", "mllama", "idefics"), _VISION),
     **dict.fromkeys(("falcon_h1", "zaya"), _TWO),
     **dict.fromkeys(("hrm_text", "dory", "inkling2_loop_text"), _LOOP),
-    **dict.fromkeys(("rwkv", "xlstm", "recurrent_gemma", "minimax", "kimi_linear", "bailing_hybrid"), _RECURRENT),
+    **dict.fromkeys(
+        ("rwkv", "xlstm", "recurrent_gemma", "minimax", "kimi_linear", "bailing_hybrid"), _RECURRENT
+    ),
     **dict.fromkeys(("zamba", "zamba2"), _SHARED),
     **dict.fromkeys(("gemma3n", "gemma3n_text", "hy_v4", "qwen4_exp", "qwen4_exp_text"), _STREAMS),
     "blt": "byte patches with their own local models are not described here",

@@ -61,10 +61,10 @@ def feed_forwards(c: Config, family: Family, kinds: list[Kind], hidden: int) -> 
     dense = routed = None
     if not all(sparse) or beside:
         dense = MLP(ffn=_dense_width(c, family, hidden), gated=_gated(c, family), bias=bias)
-    elif family.expert_ffn == "own":
-        # a width that no layer uses: every layer has experts
-        c.find(*FFN)
-        c.find("intermediate_size_mlp")
+    else:
+        # widths that no layer uses: every layer has experts
+        for unused in ("intermediate_size_mlp", "dense_intermediate_size"):
+            c.find(unused)
     if any(sparse):
         routed = _experts(c, family, num_experts, shared=dense.ffn if beside and dense else 0)
     for is_sparse in sparse:
@@ -73,7 +73,9 @@ def feed_forwards(c: Config, family: Family, kinds: list[Kind], hidden: int) -> 
 
 
 def _experts_key(c: Config, family: Family) -> str | None:
-    if c.text("model_type").startswith("gemma4") and not c.flag("enable_moe_block", default=False, quiet=True):
+    if c.text("model_type").startswith("gemma4") and not c.flag(
+        "enable_moe_block", default=False, quiet=True
+    ):
         return None
     if c.values.get("is_moe") is False:
         c.read.add("is_moe")
@@ -107,7 +109,9 @@ def _dense_width(c: Config, family: Family, hidden: int) -> int:
         return c.size("intermediate_size_mlp")
     if c.find("dense_intermediate_size"):
         return c.size("dense_intermediate_size")
-    if model_type == "granitemoehybrid" or (model_type.startswith("granitemoe") and c.find("shared_intermediate_size")):
+    if model_type == "granitemoehybrid" or (
+        model_type.startswith("granitemoe") and c.find("shared_intermediate_size")
+    ):
         return c.size("shared_intermediate_size")
     if model_type == "lfm2":
         return _lfm2_width(c)
@@ -142,7 +146,11 @@ def _sparse_layers(c: Config, family: Family, num_layers: int) -> list[bool]:
     if types is not None:
         for t in types:
             if t not in _WORDS_FOR_SPARSE:
-                raise c.error("mlp_layer_types", f"the layer kind {t[:60]!r} is not supported", expected="dense or sparse")
+                raise c.error(
+                    "mlp_layer_types",
+                    f"the layer kind {t[:60]!r} is not supported",
+                    expected="dense or sparse",
+                )
         said["mlp_layer_types"] = [_WORDS_FOR_SPARSE[t] for t in types]
     if isinstance(c.values.get("moe_layer_freq"), list):
         freq = c.numbers("moe_layer_freq")
@@ -160,7 +168,9 @@ def _sparse_layers(c: Config, family: Family, num_layers: int) -> list[bool]:
     (first, sparse), *others = said.items()
     for key, other in others:
         if other != sparse:
-            raise c.error(key, f"other layers have experts than {first!r} says", expected="one order of layers")
+            raise c.error(
+                key, f"other layers have experts than {first!r} says", expected="one order of layers"
+            )
     return sparse
 
 
@@ -174,7 +184,11 @@ def _enum(c: Config, num_layers: int) -> list[int] | None:
     for part in value.split(","):
         text = part.strip()
         if not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) < num_layers):
-            raise c.error("moe_layers_enum", f"{text[:60]!r} is no layer", expected=f"numbers from 0 to {num_layers - 1}")
+            raise c.error(
+                "moe_layers_enum",
+                f"{text[:60]!r} is no layer",
+                expected=f"numbers from 0 to {num_layers - 1}",
+            )
         out.append(int(text))
     return out
 
@@ -182,7 +196,9 @@ def _enum(c: Config, num_layers: int) -> list[int] | None:
 def _by_rule(c: Config, family: Family, num_layers: int, *, told: bool) -> dict[str, list[bool]]:
     """Layers with experts by first layer, step and exceptions."""
     keys = [*FIRST_DENSE, *STEP, "moe_layer_freq", "mlp_only_layers", "expert_layer_period"]
-    if told and not any(c.has(k) and not isinstance(c.values[k], list) for k in keys if k != "mlp_only_layers"):
+    if told and not any(
+        c.has(k) and not isinstance(c.values[k], list) for k in keys if k != "mlp_only_layers"
+    ):
         c.find("mlp_only_layers")
         return {}
     first = 0
@@ -190,7 +206,9 @@ def _by_rule(c: Config, family: Family, num_layers: int, *, told: bool) -> dict[
     if key or (family.moe and family.kind == "latent") or c.text("model_type") in ("glm4_moe", "deepseek"):
         first = c.count(*FIRST_DENSE, default=0)
     if first > num_layers:
-        raise c.error(key or "", f"{first} dense layers", expected=f"at most the {num_layers} layers of the model")
+        raise c.error(
+            key or "", f"{first} dense layers", expected=f"at most the {num_layers} layers of the model"
+        )
     every = 1 if isinstance(c.values.get("moe_layer_freq"), list) else c.size("moe_layer_freq", default=1)
     if "moe_layer_freq" not in c.values:
         c.assumed.pop("moe_layer_freq", None)
@@ -232,7 +250,14 @@ def _nothing_left(c: Config, family: Family, num_layers: int) -> None:
         reason = next(
             (
                 k
-                for k in (*FIRST_DENSE, *STEP, "moe_layers", "mlp_layer_types", "moe_layer_freq", "mlp_only_layers")
+                for k in (
+                    *FIRST_DENSE,
+                    *STEP,
+                    "moe_layers",
+                    "mlp_layer_types",
+                    "moe_layer_freq",
+                    "mlp_only_layers",
+                )
                 if c.has(k)
             ),
             name,
@@ -242,7 +267,11 @@ def _nothing_left(c: Config, family: Family, num_layers: int) -> None:
         )
     zero = next((k for k in EXPERTS if c.has(k)), None)
     speaks = next(
-        (k for k in sorted(c.values) if _EXPERT_WORDS.search(k) and not _OF_ROUTING.search(k) and c.values[k]),
+        (
+            k
+            for k in sorted(c.values)
+            if _EXPERT_WORDS.search(k) and not _OF_ROUTING.search(k) and c.values[k]
+        ),
         None,
     )
     if family.moe:
@@ -276,7 +305,9 @@ def _experts(c: Config, family: Family, num_experts: int, *, shared: int) -> MoE
         if family.expert_ffn == "own":
             c.assumed[EXPERT_FFN[0]] = ffn
     else:
-        raise c.error(EXPERT_FFN[0], f"the key {EXPERT_FFN[0]!r} is missing", expected="the width of an expert")
+        raise c.error(
+            EXPERT_FFN[0], f"the key {EXPERT_FFN[0]!r} is missing", expected="the width of an expert"
+        )
     if model_type == "doge":
         raise c.error("is_moe", "product-key experts are not supported")
     topk = c.size(*TOPK)
@@ -304,10 +335,14 @@ def _shared(c: Config, family: Family, ffn: int) -> tuple[int, bool]:
     key = c.find(*SHARED_FFN)
     if key:
         if c.has(*SHARED_EXPERTS) and family.kind != "nemotron_h" and c.size(*SHARED_EXPERTS, default=1) > 1:
-            raise c.error(key, "a width of all shared experts beside a number of them", expected="one of the two")
+            raise c.error(
+                key, "a width of all shared experts beside a number of them", expected="one of the two"
+            )
         return c.count(key), c.count(key) > 0 and model_type.startswith("qwen")
     if (model_type.startswith("qwen2_moe") or family.kind == "delta") and family.moe:
-        raise c.error(SHARED_FFN[0], f"the key {SHARED_FFN[0]!r} is missing", expected="a whole number from 0")
+        raise c.error(
+            SHARED_FFN[0], f"the key {SHARED_FFN[0]!r} is missing", expected="a whole number from 0"
+        )
     return ffn * c.count(*SHARED_EXPERTS, default=0), False
 
 

@@ -45,7 +45,9 @@ def load_model(name_or_path: str | Path, *, mtp_layers: int | None = None) -> Mo
         The name is unknown, or a key is missing, wrong or not supported.
     """
     if mtp_layers is not None and (
-        isinstance(mtp_layers, bool) or not isinstance(mtp_layers, int) or not 0 <= mtp_layers <= MAX_MTP_LAYERS
+        isinstance(mtp_layers, bool)
+        or not isinstance(mtp_layers, int)
+        or not 0 <= mtp_layers <= MAX_MTP_LAYERS
     ):
         raise ModelError(
             f"{str(mtp_layers)[:60]} multi-token-prediction modules",
@@ -137,7 +139,9 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
     key = c.find(*_ACTIVATION_KEYS)
     if key is not None and c.text(key).lower() not in ACTIVATIONS:
         raise c.error(
-            key, f"the activation {c.text(key)[:60]!r} is unknown", expected="one of " + ", ".join(ACTIVATIONS)
+            key,
+            f"the activation {c.text(key)[:60]!r} is unknown",
+            expected="one of " + ", ".join(ACTIVATIONS),
         )
     hidden, vocab = c.size(*HIDDEN), c.size(*VOCAB)
     if (
@@ -148,9 +152,7 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
     kinds = mixers(c, family, hidden)
     parts = feed_forwards(c, family, kinds, hidden)
     one_norm = _one_norm(c, family)
-    layers = tuple(
-        Layer(mixer=m, ffn=f, one_norm=one_norm) for (m, _), f in zip(kinds, parts, strict=True)
-    )
+    layers = tuple(Layer(mixer=m, ffn=f, one_norm=one_norm) for (m, _), f in zip(kinds, parts, strict=True))
     layers = with_extras(c, layers, hidden)
     learned = _positions(c, family)
     head_bias = c.flag("lm_head_bias", default=family.head_bias, quiet=True)
@@ -173,7 +175,7 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
     check_unread(c, harmless=family.harmless)
     name = _name(c, fallback)
     return dataclasses.replace(
-        model, id=shipped.normalise(name), name=name.rsplit("/", 1)[-1], notes=_notes(c, model_type)
+        model, id=shipped.normalise(name), name=name.rsplit("/", 1)[-1], notes=_notes(c, family)
     )
 
 
@@ -186,14 +188,18 @@ def _name(c: Config, fallback: str) -> str:
     return own or fallback
 
 
-def _notes(c: Config, model_type: str) -> tuple[str, ...]:
+def _notes(c: Config, family: Family) -> tuple[str, ...]:
+    for key in family.without:
+        c.assumed.pop(key, None)
     out = []
     if c.dropped:
         out.append("left out: " + ", ".join(sorted(c.dropped)) + "; the language model alone is described")
     if c.assumed:
-        values = ", ".join(f"{k} = {str(v).lower() if isinstance(v, bool) else v}" for k, v in c.assumed.items())
+        values = ", ".join(
+            f"{k} = {str(v).lower() if isinstance(v, bool) else v}" for k, v in c.assumed.items()
+        )
         out.append(f"not in the configuration, assumed: {values}")
-    if model_type == "deepseek_v4":
+    if family.kind == "compressed":
         out.append("approximated: indexer, compressor and the mixing of residual streams are left out")
     return tuple(out)
 

@@ -24,7 +24,14 @@ from fullmesh.workload.readers.keys import LAYERS
 # A layer's mixer, and its letter in the pattern of a hybrid ("" elsewhere).
 Kind = tuple[Mixer | None, str]
 LINEAR = "linear_attention"
-_LETTERS = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "mlp": "-", "moe": "E"}
+_LETTERS = {
+    "mamba": "M",
+    "linear_attention": "M",
+    "attention": "*",
+    "full_attention": "*",
+    "mlp": "-",
+    "moe": "E",
+}
 
 
 def mixers(c: Config, family: Family, hidden: int) -> list[Kind]:
@@ -80,7 +87,9 @@ def _softmax(c: Config, family: Family, num_layers: int, hidden: int) -> list[Mi
             )
         for n in own:
             if n % full.num_kv_heads:
-                raise c.error("num_attention_heads_per_layer", f"{full.num_kv_heads} key-value heads do not divide {n}")
+                raise c.error(
+                    "num_attention_heads_per_layer", f"{full.num_kv_heads} key-value heads do not divide {n}"
+                )
         out = [dataclasses.replace(a, num_heads=n) for a, n in zip(out, own, strict=True)]
     return [*_per_layer(c, out)]
 
@@ -180,7 +189,9 @@ def _compressed(c: Config, num_layers: int) -> list[Mixer]:
 def _mamba1(c: Config, hidden: int) -> Mamba1:
     inner = c.size("expand", default=2) * hidden
     if c.find("intermediate_size") and c.size("intermediate_size") != inner:
-        raise c.error("intermediate_size", f"{c.size('intermediate_size')}", expected=f"{inner}, expand x hidden size")
+        raise c.error(
+            "intermediate_size", f"{c.size('intermediate_size')}", expected=f"{inner}, expand x hidden size"
+        )
     _only(c, "use_bias", False)
     _only(c, "use_conv_bias", True)
     return Mamba1(
@@ -237,7 +248,9 @@ def _with_mamba(c: Config, family: Family, num_layers: int, hidden: int) -> list
     if family.kind == "jamba":
         period, offset = c.size("attn_layer_period"), c.count("attn_layer_offset")
         if offset >= min(period, num_layers):
-            raise c.error("attn_layer_offset", f"no layer of {num_layers} is attention", expected=f"below {period}")
+            raise c.error(
+                "attn_layer_offset", f"no layer of {num_layers} is attention", expected=f"below {period}"
+            )
         at = {i for i in range(num_layers) if i % period == offset}
         mixer = Mamba1(
             inner=c.size("mamba_expand", default=2) * hidden,
@@ -256,7 +269,9 @@ def _with_mamba(c: Config, family: Family, num_layers: int, hidden: int) -> list
             raise c.error("mamba_n_heads", f"{heads} heads do not divide {inner} channels")
         dim = inner // heads if auto else c.size("mamba_d_head")
         if heads * dim != inner:
-            raise c.error("mamba_d_head", f"{heads} heads x {dim}", expected=f"{inner} channels, expand x hidden size")
+            raise c.error(
+                "mamba_d_head", f"{heads} heads x {dim}", expected=f"{inner} channels, expand x hidden size"
+            )
         mixer = Mamba2(
             num_heads=heads,
             head_dim=dim,
@@ -282,7 +297,9 @@ def _attention_layers(c: Config, num_layers: int) -> set[int]:
             continue
         for t in types:
             if t not in ("mamba", LINEAR, "attention", FULL):
-                raise c.error(key, f"the layer kind {t[:60]!r} is not supported", expected=f"{LINEAR} or {FULL}")
+                raise c.error(
+                    key, f"the layer kind {t[:60]!r} is not supported", expected=f"{LINEAR} or {FULL}"
+                )
         return {i for i, t in enumerate(types) if t in ("attention", FULL)}
     c.assumed["layer_types"] = "no attention"
     return set()
@@ -294,13 +311,17 @@ def _short_conv(c: Config, family: Family, num_layers: int, hidden: int) -> list
     listed = c.indices("full_attn_idxs", num_layers)
     if types is None:
         if listed is None:
-            raise c.error("layer_types", "the key 'layer_types' is missing", expected="conv or full_attention a layer")
+            raise c.error(
+                "layer_types", "the key 'layer_types' is missing", expected="conv or full_attention a layer"
+            )
         types = [FULL if i in listed else "conv" for i in range(num_layers)]
     elif listed is not None and set(listed) != {i for i, t in enumerate(types) if t == FULL}:
         raise c.error("full_attn_idxs", "other layers than in layer_types")
     gated = c.flag("use_attention_gate", default=False, quiet=True)
     if not gated and c.text("model_type") == "lfm3" and "use_attention_gate" not in c.values:
-        raise c.error("use_attention_gate", "the key 'use_attention_gate' is missing", expected="true or false")
+        raise c.error(
+            "use_attention_gate", "the key 'use_attention_gate' is missing", expected="true or false"
+        )
     full = softmax(c, family, hidden)
     conv = ShortConv(kernel=c.size("conv_L_cache"), bias=c.flag("conv_bias", default=False))
     return [conv if t == "conv" else by_type(c, family, full, t) for t in types]
@@ -338,7 +359,9 @@ def _nemotron_h(c: Config, hidden: int) -> list[Kind]:
             expected=f"{len(pattern)}, as the pattern has",
         )
     if len(pattern) > MAX_LAYERS:
-        raise c.error("hybrid_override_pattern", f"{len(pattern):,} layers", expected=f"at most {MAX_LAYERS:,}")
+        raise c.error(
+            "hybrid_override_pattern", f"{len(pattern):,} layers", expected=f"at most {MAX_LAYERS:,}"
+        )
     by_letter: dict[str, Mixer | None] = {"-": None, "E": None}
     _only(c, "mamba_proj_bias", False)
     _only(c, "use_bias", False)
@@ -367,6 +390,8 @@ def _nemotron_h(c: Config, hidden: int) -> list[Kind]:
         )
     else:
         c.read.update(
-            k for k in ("num_attention_heads", "num_key_value_heads", "head_dim", "attention_head_dim") if k in c.values
+            k
+            for k in ("num_attention_heads", "num_key_value_heads", "head_dim", "attention_head_dim")
+            if k in c.values
         )
     return [(by_letter[letter], letter) for letter in pattern]
