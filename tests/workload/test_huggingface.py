@@ -94,7 +94,8 @@ def test_qwen_windows_only_when_switched_on() -> None:
     ],
 )
 def test_windows_by_family(model_type: str, expected: list[int | None]) -> None:
-    model = build(model_type=model_type, sliding_window=64)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2} if model_type == "gpt_oss" else {}
+    model = build(model_type=model_type, sliding_window=64, **experts)
     assert [mixer(model, i).window for i in range(4)] == expected
 
 
@@ -181,7 +182,7 @@ def test_latent_attention_dense_first_and_shared_experts() -> None:
 def test_moe_frequency_as_number_and_as_list() -> None:
     every = build(DEEPSEEK, moe_layer_freq=2, first_k_dense_replace=0)
     assert [isinstance(ffn(every, i), MoE) for i in range(4)] == [True, False, True, False]
-    listed = build(DEEPSEEK, moe_layer_freq=[0, 1, 1, 0])
+    listed = build(DEEPSEEK, moe_layer_freq=[0, 1, 1, 0], first_k_dense_replace=None)
     assert [isinstance(ffn(listed, i), MoE) for i in range(4)] == [False, True, True, False]
 
 
@@ -298,6 +299,12 @@ def test_hybrid_blocks_as_words() -> None:
     assert build(words).layers == build(HYBRID).layers
 
 
+def test_hybrid_layers_are_counted_by_the_pattern_and_another_number_is_remarked() -> None:
+    model = build(HYBRID, num_hidden_layers=5)
+    assert model.num_layers == 4
+    assert any("num_hidden_layers says 5" in note for note in model.notes)
+
+
 def test_hybrid_mtp_block() -> None:
     model = build(HYBRID, mtp_hybrid_override_pattern="*E")
     assert model.mtp_block == (model.layers[2], model.layers[1])
@@ -331,7 +338,7 @@ def test_gated_delta_every_fourth_layer_is_softmax() -> None:
         (LLAMA, {"hidden_act": "softsign"}, "hidden_act"),
         (LLAMA, {"layer_types": ["full_attention"]}, "layer_types"),
         (LLAMA, {"layer_types": ["mamba"] * 4}, "layer_types"),
-        (LLAMA, {"model_type": "jamba"}, "model_type"),
+        (LLAMA, {"model_type": "rwkv"}, "model_type"),
         (LLAMA, {"model_type": None}, "model_type"),
         (LLAMA, {"is_encoder_decoder": True}, "is_encoder_decoder"),
         (LLAMA, {"kv_lora_rank": 64}, "kv_lora_rank"),
@@ -343,7 +350,6 @@ def test_gated_delta_every_fourth_layer_is_softmax() -> None:
         (HYBRID, {"hybrid_override_pattern": "MX"}, "hybrid_override_pattern"),
         (HYBRID, {"hybrid_override_pattern": None}, "hybrid_override_pattern"),
         (HYBRID, {"layers_block_type": ["mamba", "rwkv"]}, "layers_block_type"),
-        (HYBRID, {"num_hidden_layers": 5}, "num_hidden_layers"),
         (HYBRID, {"n_groups": 3}, "n_groups"),
         (HYBRID, {"mtp_hybrid_override_pattern": "X"}, "mtp_hybrid_override_pattern"),
     ],
@@ -469,13 +475,13 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "tie_word_embeddings": draw(st.booleans()),
         "sliding_window": draw(st.sampled_from([None, 1, 4096])),
     }
-    if draw(st.booleans()):
+    if config["model_type"] in ("mixtral", "gpt_oss") or draw(st.booleans()):
         experts = draw(st.integers(2, 64))
         config |= {
             "num_experts": experts,
             "num_experts_per_tok": draw(st.integers(1, experts)),
             "moe_intermediate_size": 8 * draw(sizes),
-            "first_k_dense_replace": draw(st.integers(0, layers)),
+            "first_k_dense_replace": draw(st.integers(0, layers - 1)),
             "n_shared_experts": draw(st.integers(0, 3)),
         }
     return config

@@ -113,6 +113,10 @@ def _qk_norm(c: Config, family: Family, heads: int, kv: int, dim: int) -> tuple[
         c.text("model_type") in ("persimmon", "fuyu", "sarvam_moe") if optional else bool(family.qk_norm)
     )
     on = c.flag("use_qk_norm", "qk_layernorm", default=default, quiet=not optional)
+    if c.text("attn_type") not in ("", "multihead_attention", "grouped_query_attention"):
+        raise c.error(
+            "attn_type", f"{c.text('attn_type')[:60]!r} is not supported", expected="multihead_attention"
+        )
     c.refuse("qk_ln", "norms of queries and keys over all heads are not read for this type")
     if not on:
         return False, None
@@ -211,7 +215,7 @@ def layer_types(c: Config, family: Family, num_layers: int) -> list[str]:
     if types is not None:
         if c.text("model_type").startswith("gemma4"):
             types = [*types[:-1], FULL]
-        if not c.has("sliding_window", "sliding_window_size", "use_sliding_window") and SLIDING in types:
+        if SLIDING in types and not c.has("sliding_window", "sliding_window_size"):
             raise c.error(
                 "sliding_window", "the key 'sliding_window' is missing", expected="the window in tokens"
             )

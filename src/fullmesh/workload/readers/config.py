@@ -29,6 +29,8 @@ _INNER = {
     "attn_config": ("alibi", "kv_n_heads", "qk_ln", "attn_type"),
     "ffn_config": ("ffn_hidden_size", "moe_num_experts", "moe_top_k", "ffn_type"),
 }
+# nested parts that describe no layers
+_NO_PART = frozenset((*_INNER, *_TEXT_PARTS, "quantization_config", "per_layer_config", "compression_config"))
 # more than any model has of anything: beyond it a value is a slip of the pen
 LARGEST = 1_000_000_000
 MAX_FILE_BYTES = 16 * 1024**2
@@ -53,6 +55,8 @@ class Config:
         What was used for keys that are absent, by the key's usual name.
     dropped : list of str
         Parts of a multimodal model that were left out.
+    remarks : list of str
+        What was settled between two keys.
 
     Raises
     ------
@@ -66,7 +70,10 @@ class Config:
         self.read: set[str] = set()
         self.assumed: dict[str, object] = {}
         self.dropped: list[str] = []
+        self.remarks: list[str] = []
         self._take_text_part()
+        self.dropped += [k for k, v in self.values.items() if _is_part(k, v)]
+        self.values = {k: v for k, v in self.values.items() if k not in self.dropped}
         for part, keys in _INNER.items():
             inner = self.values.get(part)
             if inner is None:
@@ -278,6 +285,11 @@ class Config:
                     raise self.error(key, f"a factor of {_echo(factor)}", expected="a number above 0")
 
 
+def _is_part(key: str, value: object) -> bool:
+    """Whether a key holds a part of a multimodal model that is no language model: a tower, a codec, a depth decoder."""
+    return key.endswith("_config") and key not in _NO_PART and isinstance(value, dict)
+
+
 def _echo(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
         return "a number of more than thirty digits"
@@ -320,8 +332,9 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 0)
+        what = "nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
         raise ModelError(
-            f"this is not valid JSON: {getattr(error, 'msg', error)}",
+            f"this is not valid JSON: {getattr(error, 'msg', what)}",
             where=f"{where}, line {line}" if line else where,
             expected="a Hugging Face config.json",
         ) from None

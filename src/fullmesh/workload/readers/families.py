@@ -159,6 +159,7 @@ FAMILIES: dict[str, Family] = {
     "panguembedded": Family(qkv_bias=True, out_bias=True),
     "pangu_ultra": Family(sandwich=True),
     "mistral": Family(windows="all", without=_BIAS),
+    "hunyuan_v1_dense": Family(qk_norm="head"),
     "ministral": Family(windows="all", without=_BIAS),
     "ministral3": Family(windows="all", head_dim=128, without=_BIAS),
     "mixtral": Family(windows="all", moe=True, expert_ffn="dense", without=_BIAS | _SHARED_KEY),
@@ -209,7 +210,21 @@ FAMILIES: dict[str, Family] = {
     "minimax_m2": Family(
         moe=True, expert_ffn="dense", qk_norm="wide", head_dim=128, without=_BIAS | _SHARED_KEY
     ),
-    "minimax_m3_vl_text": Family(moe=True, expert_ffn="dense", qk_norm="head", head_dim=128),
+    "minimax_m3_vl_text": Family(
+        moe=True,
+        expert_ffn="dense",
+        qk_norm="head",
+        head_dim=128,
+        harmless=frozenset(
+            (
+                "index_block_size",
+                "index_head_dim",
+                "index_local_blocks",
+                "index_n_heads",
+                "index_topk_blocks",
+            )
+        ),
+    ),
     "olmoe": Family(moe=True, expert_ffn="dense", qk_norm="wide", without=_SHARED_KEY),
     "flex_olmo": Family(moe=True, expert_ffn="dense", qk_norm="wide", without=_SHARED_KEY),
     "granitemoe": _GRANITE_MOE,
@@ -231,7 +246,13 @@ FAMILIES: dict[str, Family] = {
     ),  # fmt: skip
     "cohere": _COHERE,
     "cohere2": _but(_COHERE, windows="pattern"),
-    "cohere2_moe": _but(_COHERE, moe=True, expert_ffn="dense"),
+    "cohere2_moe": _but(
+        _COHERE,
+        moe=True,
+        expert_ffn="dense",
+        windows="pattern",
+        harmless=frozenset(("prefix_dense_sliding_window_pattern",)),
+    ),
     "cohere_compass_text": _but(_COHERE, windows="pattern"),
     "dbrx": Family(moe=True, expert_ffn="dense", without=_SHARED_KEY),
     "gpt2": _GPT,
@@ -257,8 +278,12 @@ FAMILIES: dict[str, Family] = {
     "bloom": _but(_GPT, positions="none"),
     "mpt": _but(_GPT, positions="none"),
     "nemotron": Family(gated=False, norm="layernorm"),
-    "moshi": Family(windows="all", without=_BIAS),
-    "modernbert-decoder": Family(tied=True),
+    "moshi": Family(windows="all", harmless=frozenset(("num_codebooks",)), without=_BIAS),
+    "modernbert-decoder": Family(
+        tied=True,
+        windows="all",
+        harmless=frozenset(("local_attention", "classifier_activation", "classifier_pooling")),
+    ),
     "doge": _but(_LLAMA, qk_norm="head"),
     "deepseek_v2": _MLA_MOE,
     "deepseek_v3": _MLA_MOE,

@@ -199,6 +199,7 @@ def _notes(c: Config, family: Family) -> tuple[str, ...]:
             f"{k} = {str(v).lower() if isinstance(v, bool) else v}" for k, v in c.assumed.items()
         )
         out.append(f"not in the configuration, assumed: {values}")
+    out += c.remarks
     if family.kind == "compressed":
         out.append("approximated: indexer, compressor and the mixing of residual streams are left out")
     return tuple(out)
