@@ -303,7 +303,9 @@ def latent(c: Config, family: Family) -> LatentAttention:
     if not key and not ("q_lora_rank" in c.values or c.text("model_type") == "sarvam_mla"):
         # the class has compressed queries; null switches them off, absence does not
         raise c.error("q_lora_rank", "the key 'q_lora_rank' is missing", expected="a whole number, or null")
-    c.read.add("q_lora_rank")
+    if not key:
+        c.read.add("q_lora_rank")
+        c.remarks.append("q_lora_rank is null: queries are not compressed")
     return LatentAttention(
         num_heads=c.size(*HEADS),
         q_lora_rank=c.size(key) if key else None,

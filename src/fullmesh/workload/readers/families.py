@@ -243,7 +243,7 @@ FAMILIES: dict[str, Family] = {
         head_dim=64,
         sinks="all",
         without=_SHARED_KEY,
-    ),  # fmt: skip
+    ),
     "cohere": _COHERE,
     "cohere2": _but(_COHERE, windows="pattern"),
     "cohere2_moe": _but(
@@ -276,7 +276,7 @@ FAMILIES: dict[str, Family] = {
     "fuyu": _but(_GPT, tied=False, positions="rotary", qk_norm="bias"),
     "jais2": _but(_GPT, tied=False, positions="rotary", head_dim=128),
     "bloom": _but(_GPT, positions="none"),
-    "mpt": _but(_GPT, positions="none"),
+    "mpt": _but(_GPT, positions="none", defaults=(("no_bias", True),)),
     "nemotron": Family(gated=False, norm="layernorm"),
     "moshi": Family(windows="all", harmless=frozenset(("num_codebooks",)), without=_BIAS),
     "modernbert-decoder": Family(

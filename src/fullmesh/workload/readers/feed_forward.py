@@ -60,7 +60,7 @@ def feed_forwards(c: Config, family: Family, kinds: list[Kind], hidden: int) -> 
     out: list[FeedForward | None] = []
     dense = routed = None
     if not all(sparse) or beside:
-        dense = MLP(ffn=_dense_width(c, family, hidden), gated=_gated(c, family), bias=bias)
+        dense = MLP(ffn=_dense_width(c, family, hidden), gated=family.gated, bias=bias)
     else:
         # widths that no layer uses: every layer has experts
         for unused in ("intermediate_size_mlp", "dense_intermediate_size"):
@@ -83,12 +83,6 @@ def _experts_key(c: Config, family: Family) -> str | None:
         c.find("num_experts_per_tok")
         return None
     return c.find(*EXPERTS)
-
-
-def _gated(c: Config, family: Family) -> bool:
-    if not family.gated:
-        return False
-    return True
 
 
 def _dense_width(c: Config, family: Family, hidden: int) -> int:
@@ -360,8 +354,9 @@ def _nemotron_h(c: Config, kinds: list[Kind]) -> list[FeedForward | None]:
 
 
 def _latent_experts(c: Config) -> MoE:
-    num_experts = c.size("n_routed_experts")
-    topk = c.size("num_experts_per_tok")
+    num_experts, topk = c.size(*EXPERTS), c.size(*TOPK)
+    if num_experts == 1:
+        raise c.error(c.find(*EXPERTS) or "", "one expert is no mixture", expected="2 and more")
     if topk > num_experts:
         raise c.error("num_experts_per_tok", f"{topk} experts a token of {num_experts}")
     shared = 0

@@ -252,7 +252,7 @@ def _one_norm(c: Config, family: Family) -> bool:
 
 
 def _norm(c: Config, family: Family) -> Norm:
-    if c.text("model_type") == "mpt" and c.flag("no_bias", default=True, quiet=True):
+    if c.text("model_type") == "mpt" and c.flag("no_bias", default=True):
         return "rmsnorm"
     if c.text("model_type") == "modernbert-decoder" and c.flag("norm_bias", default=False, quiet=True):
         return "layernorm"
