@@ -88,7 +88,9 @@ EXPERT_KEYS = [
 ]
 
 
-@pytest.mark.parametrize("entry", [e for e in SHIPPED if e.values.get("moe_intermediate_size")], ids=lambda e: e.id)
+@pytest.mark.parametrize(
+    "entry", [e for e in SHIPPED if e.values.get("moe_intermediate_size")], ids=lambda e: e.id
+)
 def test_experts_do_not_get_lost(entry: shipped.ShippedModel) -> None:
     """The number of experts missing or 0, and no layer left that has them."""
     before, _ = count(dict(entry.values))

@@ -51,9 +51,10 @@ def heads_of(c: Config, family: Family, hidden: int) -> tuple[int, int, int]:
 
 def _falcon_kv_heads(c: Config, heads: int) -> int:
     kv = c.size("num_kv_heads", default=heads)
-    if c.flag("new_decoder_architecture", default=False):
+    new, one = c.flag("new_decoder_architecture", default=False), c.flag("multi_query", default=True)
+    if new:
         return kv
-    return 1 if c.flag("multi_query", default=True) else heads
+    return 1 if one else heads
 
 
 def softmax(c: Config, family: Family, hidden: int, *, gated: bool = False) -> Attention:
@@ -70,7 +71,7 @@ def softmax(c: Config, family: Family, hidden: int, *, gated: bool = False) -> A
         out_bias=out_bias,
         qk_norm=qk_norm,
         qk_norm_size=size,
-        rotary=family.positions == "rotary",
+        rotary=family.positions == "rotary" and not c.flag("alibi", default=False, quiet=True),
         gated_output=gated,
         sinks=family.sinks == "all",
         v_dim=v_dim if v_dim != dim else None,

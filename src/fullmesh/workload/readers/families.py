@@ -110,7 +110,11 @@ _GEMMA3 = _but(
     windows="pattern",
     defaults=(("num_attention_heads", 8), ("num_key_value_heads", 4), ("vocab_size", 262208)),
 )
-_GEMMA4 = _but(_GEMMA3, defaults=(("vocab_size", 262144),), harmless=frozenset(("use_double_wide_mlp",)))
+_GEMMA4 = _but(
+    _GEMMA3,
+    defaults=(("vocab_size", 262144),),
+    harmless=frozenset(("use_double_wide_mlp", "vocab_size_per_layer_input")),
+)
 _DELTA = Family(kind="delta", qk_norm="head", head_dim=256)
 _DELTA_MOE = _but(_DELTA, moe=True)
 _WIDE = Family(qk_norm="wide")
@@ -313,7 +317,14 @@ FAMILIES: dict[str, Family] = {
     "granitemoehybrid": _but(_GRANITE_MOE, kind="mamba_hybrid", moe=False),
     "jamba": Family(kind="jamba", expert_ffn="dense", without=_BIAS | _SHARED_KEY),
     "lfm2": Family(kind="short_conv", tied=True, qk_norm="head", without=_BIAS),
-    "lfm2_moe": Family(kind="short_conv", tied=True, qk_norm="head", moe=True, without=_BIAS | _SHARED_KEY),
+    "lfm2_moe": Family(
+        kind="short_conv",
+        tied=True,
+        qk_norm="head",
+        moe=True,
+        harmless=frozenset(("use_expert_bias",)),
+        without=_BIAS | _SHARED_KEY,
+    ),
     "lfm3": Family(kind="short_conv", tied=True, qk_norm="head", sandwich=True, without=_BIAS),
 }
 
@@ -390,7 +401,7 @@ UNSUPPORTED: dict[str, str] = {
         ),
         _BOTH,
     ),
-    **dict.fromkeys(("git", "mllama", "idefics"), _VISION),
+    **dict.fromkeys(("git", "mllama", "mllama_text_model", "idefics"), _VISION),
     **dict.fromkeys(("falcon_h1", "zaya"), _TWO),
     **dict.fromkeys(("hrm_text", "dory", "inkling2_loop_text"), _LOOP),
     **dict.fromkeys(

@@ -103,9 +103,9 @@ def _dense_width(c: Config, family: Family, hidden: int) -> int:
         return c.size("intermediate_size_mlp")
     if c.find("dense_intermediate_size"):
         return c.size("dense_intermediate_size")
-    if model_type == "granitemoehybrid" or (
-        model_type.startswith("granitemoe") and c.find("shared_intermediate_size")
-    ):
+    if model_type == "granitemoehybrid":
+        # without experts the part that is shared among them is all there is
+        c.find(*FFN)
         return c.size("shared_intermediate_size")
     if model_type == "lfm2":
         return _lfm2_width(c)

@@ -241,6 +241,7 @@ def _one_norm(c: Config, family: Family) -> bool:
     model_type = c.text("model_type")
     if model_type == "falcon":
         if c.flag("new_decoder_architecture", default=False):
+            c.find("parallel_attn")
             return c.size("num_ln_in_parallel_attn", default=2) == 1
         c.find("num_ln_in_parallel_attn")
         return c.flag("parallel_attn", default=True)

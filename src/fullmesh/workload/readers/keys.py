@@ -37,7 +37,7 @@ STEP = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval"
 _SHAPE = re.compile(
     r"layer|freq|dense|expert|moe|head|rank|dim|size|width|inter|window|group|state|latent|shared|conv|kernel|expan"
     r"|hidden|kv|block|pattern|period|offset|depth|^n_|num_|mlp|ffn|ff_|vocab|embed|bias|lora|topk|top_k|channel|ratio"
-    r"|sparse|chunk|mult|norm|tie|tied|attn|attention|position|adapter|memory|mem_|ngram|recur|loop|cycle|stack|mtp"
+    r"|sparse|chunk|mult|norm|tie|tied|attn|attention|quer|parallel|architecture|decoder|pos_emb|position|adapter|memory|mem_|ngram|recur|loop|cycle|stack|mtp"
 )
 # Whole names without influence on shapes, in any family.
 _HARMLESS = frozenset(
@@ -75,7 +75,7 @@ _HARMLESS = frozenset(
         "num_mtp_layers", "output_hidden_states", "output_attentions", "attn_pdrop", "aux_loss_coef",
         "first_layer_fusion", "ep_size", "torchscript", "chunk_size", "sep_token_id", "z_loss_coefficient",
         "attn_impl", "attn_uses_sequence_id", "alibi_bias_max", "qk_head_dim", "model_type",
-        "use_parallel_embedding", "_name_or_path",
+        "use_parallel_embedding", "_name_or_path", "position_embedding_type", "slow_but_exact", "decoder_start_token_id",
     )
 )  # fmt: skip
 _HARMLESS_PATTERN = re.compile(
