@@ -34,7 +34,7 @@ def test_products_use_each_matrix_once(layer: Layer, hidden: int) -> None:
     held = sum(
         w.count
         for w in layer.weights(hidden, "rmsnorm", sandwich=False)
-        if len(w.shape) >= 2 and w.name.rsplit(".")[-1] not in ("conv", "decay_skip_step", "decay_step", "qk_norm")
+        if len(w.shape) >= 2 and w.name.rsplit(".")[-1] not in ("conv", "decay", "decay_skip_step", "decay_step", "qk_norm", "index_norm")
         and not w.name.endswith("bias")
     )  # fmt: skip
     used = 0.0

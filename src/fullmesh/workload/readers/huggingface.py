@@ -200,6 +200,10 @@ def _notes(c: Config, family: Family) -> tuple[str, ...]:
         )
         out.append(f"not in the configuration, assumed: {values}")
     out += c.remarks
+    if c.text("model_type") in ("deepseek_v32", "glm_moe_dsa"):
+        out.append(
+            "approximated: attention to the tokens that an indexer chooses counts as a window of as many"
+        )
     if family.kind == "compressed":
         out.append("approximated: indexer, compressor and the mixing of residual streams are left out")
     return tuple(out)
