@@ -113,9 +113,14 @@ def test_norms_without_parameters_and_other_parameters() -> None:
 
 @pytest.mark.parametrize(
     "mixer",
-    [INDEXED, dataclasses.replace(INDEXED, index_heads=0), Mamba1(inner=2048, state_dim=16, step_rank=64), ShortConv(kernel=3)],
+    [
+        INDEXED,
+        dataclasses.replace(INDEXED, index_heads=0),
+        Mamba1(inner=2048, state_dim=16, step_rank=64),
+        ShortConv(kernel=3),
+    ],
     ids=["indexed", "chosen", "mamba", "convolution"],
-)  # fmt: skip
+)
 def test_plans_price_each_kind(mixer: LatentAttention | Mamba1 | ShortConv) -> None:
     spec = model(*(Layer(mixer=mixer, ffn=MLP(ffn=4096)),) * 4, hidden=1024)
     plans = Plans.of([Plan(seq=8192), Plan(seq=8192, tp=2), Plan(seq=8192, tp=2, cp=2)])

@@ -78,6 +78,8 @@ def test_a_contradiction_or_a_wrong_value_is_an_error_or_changes_nothing(entry: 
             assert not silent(entry, key, values, before)
 
 
+# modules of prediction are trained where a run says so, whatever a release carries
+PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 EXPERT_KEYS = [
     ("moe_layers", [-1]),
     ("moe_layers", []),
@@ -114,6 +116,7 @@ UNKNOWN = {
     "latent_width": 512,
     "num_memory_slots": 16,
     "kv_rank": 64,
+    "linear_attn_config": {"num_heads": 4},
 }
 
 
@@ -147,3 +150,13 @@ def test_keys_without_influence_are_no_error() -> None:
             "use_cache": True,
         }
     )
+
+
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda e: e.id)
+def test_a_shipped_model_is_read_whole_and_without_assumptions(entry: shipped.ShippedModel) -> None:
+    c = Config(dict(entry.values), entry.where)
+    model = model_from_config(c)
+    assert not c.assumed
+    left = {k for k in keys.unread(c) if not k.startswith("_")}
+    assert left <= {*PREDICTION, "n_positions", "max_seq_len", "max_window_layers"}
+    assert not any("left out" in note for note in model.notes if entry.values["model_type"] != "deepseek_v4")

@@ -91,21 +91,14 @@ def _operators(d: ModelDescription, csv_file: Path | None, *, as_json: bool) -> 
         write_json({"model": d.model.id, "operators": list(rows.records())})
         return
     out = table(
-        f"Operators of {d.model.name}, one sequence of 4,096 tokens", "layers", "times>", "operator", "phase", "shape", "FLOP>",
-        "read>", "written>", "saved>",
-    )  # fmt: skip
-    for record in rows.records():
-        out.add_row(
-            str(record["layers"]),
-            str(record["count"]),
-            str(record["name"]),
-            str(record["phase"]),
-            " x ".join(f"{v:g}" for v in record["shape"]),
-            *(
-                f"{record[k]:.3g}" if record[k] else ""
-                for k in ("flop", "read_bytes", "written_bytes", "saved_bytes")
-            ),
-        )
+        f"Operators of {d.model.name}, one sequence of 4,096 tokens",
+        *("layers", "times>", "operator", "phase", "shape", "FLOP>", "read>", "written>", "saved>"),
+    )
+    figures = zip(rows.flop, rows.read_bytes, rows.written_bytes, rows.saved_bytes, strict=True)
+    words = zip(rows.layers, rows.count, rows.name, rows.phase, rows.shape, strict=True)
+    for (layers, count, name, phase, shape), values in zip(words, figures, strict=True):
+        sizes = " x ".join(f"{v:g}" for v in shape)
+        out.add_row(layers, str(count), name, phase, sizes, *(f"{v:.3g}" if v else "" for v in values))
     show(out)
 
 

@@ -62,7 +62,8 @@ def softmax(c: Config, family: Family, hidden: int, *, gated: bool = False) -> A
     heads, kv, dim = heads_of(c, family, hidden)
     qkv_bias, out_bias = _biases(c, family)
     qk_norm, size = _qk_norm(c, family, heads, kv, dim)
-    v_dim = c.size("v_head_dim", default=dim) if c.find("v_head_dim") else dim
+    # one family has values of another width, and says it
+    v_dim = c.size("v_head_dim") if c.find("v_head_dim") or c.text("model_type") == "mimo_v2_flash" else dim
     return Attention(
         num_heads=heads,
         num_kv_heads=kv,
@@ -92,7 +93,7 @@ def _biases(c: Config, family: Family) -> tuple[bool, bool]:
     if key:
         qkv = c.flag(key, default=qkv)
     else:
-        c.assumed["attention_bias"] = qkv
+        c.assumed["use_qkv_bias" if model_type == "stablelm" else "attention_bias"] = qkv
     own = c.find("attention_out_bias")
     if own:
         return qkv, c.flag(own, default=False)
@@ -113,7 +114,10 @@ def _qk_norm(c: Config, family: Family, heads: int, kv: int, dim: int) -> tuple[
     default = (
         c.text("model_type") in ("persimmon", "fuyu", "sarvam_moe") if optional else bool(family.qk_norm)
     )
-    on = c.flag("use_qk_norm", "qk_layernorm", default=default, quiet=not optional)
+    names = ("use_qk_norm", "qk_layernorm")
+    if c.text("model_type") in ("stablelm", "phi", "persimmon", "fuyu"):
+        names = ("qk_layernorm", "use_qk_norm")
+    on = c.flag(*names, default=default, quiet=not optional)
     if c.text("attn_type") not in ("", "multihead_attention", "grouped_query_attention"):
         raise c.error(
             "attn_type", f"{c.text('attn_type')[:60]!r} is not supported", expected="multihead_attention"
@@ -171,7 +175,7 @@ def _sliding_heads(c: Config) -> int:
 
 def _gemma4_full(c: Config, full: Attention) -> Attention:
     """Layers without a window have wider heads, and may use keys as values."""
-    one = c.flag("attention_k_eq_v", default=False, quiet=True)
+    one = c.flag("attention_k_eq_v", default=False)
     own_kv = c.find("num_global_key_value_heads") if one else None
     if "per_layer_config" not in c.values:
         full = dataclasses.replace(full, head_dim=c.size("global_head_dim", default=512))
@@ -226,6 +230,10 @@ def layer_types(c: Config, family: Family, num_layers: int) -> list[str]:
         return _gpt_neo(c, num_layers)
     if model_type.startswith("llama4"):
         return _chunks(c, num_layers)
+    if family.sinks == "sliding":
+        raise c.error(
+            "layer_types", "the key 'layer_types' is missing", expected=f"{FULL} or {SLIDING} a layer"
+        )
     if not family.windows or not c.has("sliding_window"):
         return [FULL] * num_layers
     if not c.flag("use_sliding_window", default=family.windows != "upper", quiet=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ _INNER = {
     "attn_config": ("alibi", "kv_n_heads", "qk_ln", "attn_type"),
     "ffn_config": ("ffn_hidden_size", "moe_num_experts", "moe_top_k", "ffn_type"),
 }
-# nested parts that describe no layers
-_NO_PART = frozenset((*_INNER, *_TEXT_PARTS, "quantization_config", "per_layer_config", "compression_config"))
+# parts of multimodal models beside their language model
+_TOWER = re.compile(
+    r"vision|visual|image|video|audio|speech|sound|(^|_)vq|vae|codec|mimi|token2wav|talker|depth_decoder|projector"
+    r"|perceiver|resampler|encoder|adapter|diffusion"
+)
 # more than any model has of anything: beyond it a value is a slip of the pen
 LARGEST = 1_000_000_000
 MAX_FILE_BYTES = 16 * 1024**2
@@ -287,7 +291,7 @@ class Config:
 
 def _is_part(key: str, value: object) -> bool:
     """Whether a key holds a part of a multimodal model that is no language model: a tower, a codec, a depth decoder."""
-    return key.endswith("_config") and key not in _NO_PART and isinstance(value, dict)
+    return key.endswith("_config") and isinstance(value, dict) and _TOWER.search(key) is not None
 
 
 def _echo(value: object) -> str:

@@ -274,7 +274,7 @@ FAMILIES: dict[str, Family] = {
     "gptj": _PARALLEL,
     "codegen": _PARALLEL,
     "falcon": Family(gated=False, norm="layernorm", tied=True, without=_BIAS),
-    "starcoder2": _but(_GPT, positions="rotary", windows="all"),
+    "starcoder2": _but(_GPT, positions="rotary", windows="all", without=_BIAS | _HEAD_DIM_KEY),
     "stablelm": Family(norm="layernorm", qk_norm="each", without=_BIAS),
     "persimmon": _but(_GPT, tied=False, positions="rotary", qk_norm="bias"),
     "fuyu": _but(_GPT, tied=False, positions="rotary", qk_norm="bias"),

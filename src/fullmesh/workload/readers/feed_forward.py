@@ -26,6 +26,13 @@ _OF_ROUTING = re.compile(
     r"^_|aux|coef|loss|router|routed_scaling|renormali|norm_min|group|bias|overlap|is_moe|enable_moe|layer_end|fp32"
     r"|scal(e|ing)|selection|combination|load_balanc|_k$|dropout|capacity"
 )
+# types whose shared experts have a width of their own
+_SHARED_WIDTH = frozenset(
+    (
+        "qwen2_moe", "flint", "kolibri1", "laguna", "granitemoeshared", "granitemoehybrid", "minimax_m3_vl_text",
+        "step3p5", "step3p7",
+    )
+)  # fmt: skip
 _WORDS_FOR_SPARSE = {"dense": False, "sparse": True, "moe": True, "hash_moe": True}
 
 
@@ -52,7 +59,7 @@ def feed_forwards(c: Config, family: Family, kinds: list[Kind], hidden: int) -> 
     bias = (
         c.flag("mlp_bias", "use_bias", default=family.mlp_bias, quiet=True)
         if c.text("model_type") not in ("falcon", "telechat", "telechat2")
-        else c.flag("bias", default=family.mlp_bias, quiet=True)
+        else c.flag("bias", default=family.mlp_bias, quiet=c.text("model_type") != "falcon")
     )
     if c.flag("no_bias", default=False, quiet=True) or not c.flag("enable_bias", default=True, quiet=True):
         bias = False
@@ -195,10 +202,19 @@ def _by_rule(c: Config, family: Family, num_layers: int, *, told: bool) -> dict[
     ):
         c.find("mlp_only_layers")
         return {}
-    first = 0
     key = c.find(*FIRST_DENSE)
-    if key or (family.moe and family.kind == "latent") or c.text("model_type") in ("glm4_moe", "deepseek"):
-        first = c.count(*FIRST_DENSE, default=0)
+    first = c.count(key) if key else 0
+    model_type = c.text("model_type")
+    by_exception = model_type == "flint" or (model_type.startswith("qwen") and "qwen3_5" not in model_type)
+    never_dense = family.kind == "compressed" or model_type.startswith(
+        ("gemma4", "qwen3_5", "lara", "kolibri")
+    )
+    if not key and not told and family.expert_ffn == "own" and not never_dense:
+        # every layer has experts, as far as the configuration says
+        if by_exception and "mlp_only_layers" not in c.values:
+            c.assumed["mlp_only_layers"] = []
+        elif not by_exception and not c.has("moe_layer_freq"):
+            c.assumed |= {"first_k_dense_replace": 0, "mlp_layer_types": "all sparse"}
     if first > num_layers:
         raise c.error(
             key or "", f"{first} dense layers", expected=f"at most the {num_layers} layers of the model"
@@ -233,8 +249,9 @@ def _by_rule(c: Config, family: Family, num_layers: int, *, told: bool) -> dict[
 
 def _nothing_left(c: Config, family: Family, num_layers: int) -> None:
     """Raise where the name or the keys speak of experts and no layer has any."""
-    if c.text("model_type").startswith("gemma4") and not c.values.get("enable_moe_block"):
-        for key in ("num_experts", "top_k_experts", "moe_intermediate_size"):
+    if c.text("model_type").startswith("gemma4") and not c.has("num_experts"):
+        c.refuse("enable_moe_block", "the key 'num_experts' is missing")
+        for key in ("top_k_experts", "moe_intermediate_size"):
             c.find(key)
         return
     if c.values.get("is_moe") is False:
@@ -333,7 +350,7 @@ def _shared(c: Config, family: Family, ffn: int) -> tuple[int, bool]:
                 key, "a width of all shared experts beside a number of them", expected="one of the two"
             )
         return c.count(key), c.count(key) > 0 and model_type.startswith("qwen")
-    if (model_type.startswith("qwen2_moe") or family.kind == "delta") and family.moe:
+    if model_type in _SHARED_WIDTH or (family.kind == "delta" and family.moe):
         raise c.error(
             SHARED_FFN[0], f"the key {SHARED_FFN[0]!r} is missing", expected="a whole number from 0"
         )

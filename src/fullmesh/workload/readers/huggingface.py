@@ -155,7 +155,7 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
     layers = tuple(Layer(mixer=m, ffn=f, one_norm=one_norm) for (m, _), f in zip(kinds, parts, strict=True))
     layers = with_extras(c, layers, hidden)
     learned = _positions(c, family)
-    head_bias = c.flag("lm_head_bias", default=family.head_bias, quiet=True)
+    head_bias = c.flag("lm_head_bias", default=family.head_bias, quiet=model_type != "phimoe")
     model = ModelSpec(
         id="",
         name="",
@@ -213,7 +213,9 @@ def _family(c: Config) -> tuple[Family, str]:
     model_type = c.text("model_type").lower()
     if not model_type:
         raise c.error(
-            "model_type", "the key 'model_type' is missing", expected="one of " + ", ".join(FAMILIES)
+            "model_type",
+            "the key 'model_type' is missing",
+            expected="llama, qwen3_moe, deepseek_v3 or another",
         )
     family = FAMILIES.get(model_type)
     if family is None:

@@ -14,7 +14,8 @@ HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 KV_HEADS = (
-    "num_key_value_heads", "kv_n_heads", "num_kv_heads", "multi_query_group_num", "num_query_groups", "num_attention_groups",
+    "num_key_value_heads", "kv_n_heads", "num_kv_heads", "multi_query_group_num", "num_query_groups",
+    "num_attention_groups",
 )  # fmt: skip
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head")
 FFN = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "dff", "dim_ff")
@@ -22,7 +23,8 @@ VOCAB = ("vocab_size", "padded_vocab_size")
 TIED = ("tie_word_embeddings", "tie_embeddings")
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_routed_experts", "num_experts", "moe_num_experts")
 TOPK = (
-    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "experts_per_token", "moe_k", "moe_top_k", "top_k_experts",
+    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "experts_per_token", "moe_k", "moe_top_k",
+    "top_k_experts",
 )  # fmt: skip
 EXPERT_FFN = ("moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size")
 SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
@@ -37,7 +39,8 @@ STEP = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval"
 _SHAPE = re.compile(
     r"layer|freq|dense|expert|moe|head|rank|dim|size|width|inter|window|group|state|latent|shared|conv|kernel|expan"
     r"|hidden|kv|block|pattern|period|offset|depth|^n_|num_|mlp|ffn|ff_|vocab|embed|bias|lora|topk|top_k|channel|ratio"
-    r"|sparse|chunk|mult|norm|tie|tied|attn|attention|quer|parallel|architecture|decoder|pos_emb|position|adapter|memory|mem_|ngram|recur|loop|cycle|stack|mtp"
+    r"|sparse|chunk|mult|norm|tie|tied|attn|attention"
+    r"|quer|parallel|architecture|decoder|pos_emb|config$|position|adapter|memory|mem_|ngram|recur|loop|cycle|stack|mtp"
 )
 # Whole names without influence on shapes, in any family.
 _HARMLESS = frozenset(
@@ -66,7 +69,8 @@ _HARMLESS = frozenset(
         "scale_attn_by_inverse_layer_idx", "scale_attn_weights", "scale_depth", "scale_emb", "scale_embedding",
         "scoring_func", "seq_length", "shared_expert_combination_strategy", "slow_but_exact", "softmax_scale",
         "summary_proj_to_labels", "summary_type", "summary_use_proj", "summary_activation", "swiglu_alpha",
-        "swiglu_limit", "swiglu_limits", "swiglu_limits_shared", "task_specific_params", "tokenizer_class", "topk_group",
+        "swiglu_limit", "swiglu_limits", "swiglu_limits_shared", "task_specific_params", "tokenizer_class",
+        "topk_group",
         "topk_method", "torch_dtype", "transformers_version", "use_associative_scan", "use_bidirectional_attention",
         "use_cache", "use_cache_kernel", "use_cache_quantization", "use_dynamic_ntk", "use_flash_attn",
         "use_logn_attn", "use_mamba_kernels", "use_mambapy", "use_sliding_window", "sliding_window",
@@ -75,7 +79,8 @@ _HARMLESS = frozenset(
         "num_mtp_layers", "output_hidden_states", "output_attentions", "attn_pdrop", "aux_loss_coef",
         "first_layer_fusion", "ep_size", "torchscript", "chunk_size", "sep_token_id", "z_loss_coefficient",
         "attn_impl", "attn_uses_sequence_id", "alibi_bias_max", "qk_head_dim", "model_type",
-        "use_parallel_embedding", "_name_or_path", "position_embedding_type", "slow_but_exact", "decoder_start_token_id",
+        "use_parallel_embedding", "_name_or_path", "position_embedding_type", "decoder_start_token_id",
+        "compression_config", "generation_config", "fusion_config",
     )
 )  # fmt: skip
 _HARMLESS_PATTERN = re.compile(
@@ -109,7 +114,8 @@ def check_unread(c: Config, *, harmless: frozenset[str] = frozenset()) -> None:
             continue
         raise c.error(
             key,
-            f"the key {key[:200]!r} is not understood for the model type {c.text('model_type')!r}, and it may decide a shape",
+            f"the key {key[:200]!r} is not understood for the model type {c.text('model_type')!r}, and it may decide "
+            "a shape",
             hint="remove it if it has no influence on the layers; `fullmesh catalog model FILE` lists what was read",
         )
 

@@ -355,7 +355,8 @@ def _nemotron_h(c: Config, hidden: int) -> list[Kind]:
     if c.find("num_hidden_layers") and c.size("num_hidden_layers") != len(pattern):
         # the reference library counts the letters, and published files carry other numbers beside them
         c.remarks.append(
-            f"num_hidden_layers says {c.size('num_hidden_layers')}, the pattern has {len(pattern)} layers: the pattern counts"
+            f"num_hidden_layers says {c.size('num_hidden_layers')}, the pattern has {len(pattern)} layers: "
+            "the pattern counts"
         )
     if len(pattern) > MAX_LAYERS:
         raise c.error(
