@@ -117,3 +117,17 @@ def test_an_unknown_name_hints_at_the_nearest(
     code, out, err = run(monkeypatch, capsys, "model", name)
     assert (code, out) == (2, "")
     assert hint in err.split("hint:")[1].split(" or ")[0]
+
+
+def test_a_plan_says_what_was_left_out_of_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "seeing.json"
+    path.write_text(json.dumps(CONFIG), "utf-8")
+    monkeypatch.setattr(
+        sys, "argv", ["fullmesh", "plan", str(path), "--on", "h200", "--chips", "8", "--json"]
+    )
+    cli_main.main()
+    captured = capsys.readouterr()
+    assert "note: seeing: left out: vision_config" in captured.err
+    json.loads(captured.out)
