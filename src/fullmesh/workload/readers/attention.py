@@ -82,7 +82,9 @@ def softmax(c: Config, family: Family, hidden: int, *, gated: bool = False) -> A
 def _biases(c: Config, family: Family) -> tuple[bool, bool]:
     """Biases of the query, key and value projections, and of the output projection."""
     model_type = c.text("model_type")
-    if c.flag("no_bias", default=False, quiet=True) or not c.flag("enable_bias", default=True, quiet=True):
+    # the first Qwen means all biases but those of queries, keys and values
+    no_bias = c.flag("no_bias", default=False, quiet=True) and model_type != "qwen"
+    if no_bias or not c.flag("enable_bias", default=True, quiet=True):
         return False, False
     key = c.find("add_qkv_bias") or c.find("qkv_bias") or c.find("use_qkv_bias") or c.find("attention_bias")
     if key is None and model_type in ("internlm", "internlm2", "internlm3", "falcon"):

@@ -136,13 +136,14 @@ def model_from_config(c: Config, *, fallback: str = "model") -> ModelSpec:
     for refused, why in REFUSED.items():
         c.refuse(refused, why)
     c.check_rope()
-    key = c.find(*_ACTIVATION_KEYS)
-    if key is not None and c.text(key).lower() not in ACTIVATIONS:
-        raise c.error(
-            key,
-            f"the activation {c.text(key)[:60]!r} is unknown",
-            expected="one of " + ", ".join(ACTIVATIONS),
-        )
+    for key in _ACTIVATION_KEYS:
+        # a mixer and a feed-forward part may have one each
+        if c.find(key) and c.text(key).lower() not in ACTIVATIONS:
+            raise c.error(
+                key,
+                f"the activation {c.text(key)[:60]!r} is unknown",
+                expected="one of " + ", ".join(ACTIVATIONS),
+            )
     hidden, vocab = c.size(*HIDDEN), c.size(*VOCAB)
     if (
         c.find("word_embed_proj_dim", "embedding_size")
