@@ -72,7 +72,7 @@ _HARMLESS = frozenset(
         "swiglu_limit", "swiglu_limits", "swiglu_limits_shared", "task_specific_params", "tokenizer_class",
         "topk_group",
         "topk_method", "torch_dtype", "transformers_version", "use_associative_scan", "use_bidirectional_attention",
-        "sliding_window_size", "use_cache", "use_cache_kernel", "use_cache_quantization", "use_dynamic_ntk", "use_flash_attn",
+        "use_cache", "use_cache_kernel", "use_cache_quantization", "use_dynamic_ntk", "use_flash_attn",
         "use_logn_attn", "use_mamba_kernels", "use_mambapy", "use_sliding_window", "sliding_window",
         "attention_multiplier", "embedding_multiplier", "num_nextn_predict_layers", "mtp_num_hidden_layers",
         "mtp_layers_block_type", "mtp_loss_scaling_factor", "mtp_layer_types", "mtp_mlp_layer_types",
@@ -84,7 +84,7 @@ _HARMLESS = frozenset(
         "skip_bias_add_qkv", "masked_softmax_fusion", "bias_dropout_fusion", "flash_attn", "num_hash_layers",
         "training_seqlen", "base_seqlen", "seq_aux", "pre_seq_len", "quantization_bit", "initial_context_length",
         "cache_implementation", "gradient_checkpointing", "for_llm_compressor", "mtp_use_dedicated_embeddings",
-        "compression_config", "generation_config", "fusion_config",
+        "compression_config", "generation_config", "fusion_config", "sliding_window_size",
     )
 )  # fmt: skip
 _HARMLESS_PATTERN = re.compile(
