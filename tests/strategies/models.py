@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fullmesh.workload import MLP, Attention, LatentAttention, Layer, LinearAttention, Mamba2, ModelSpec, MoE
+from fullmesh.workload import (
+    MLP,
+    Attention,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    Mamba1,
+    Mamba2,
+    ModelSpec,
+    MoE,
+    ShortConv,
+)
+from fullmesh.workload.layers.extra import Extra
 
 small = st.integers(1, 9)
 attentions = st.builds(
@@ -17,6 +29,8 @@ attentions = st.builds(
     window=st.none() | small,
     gated_output=st.booleans(),
     sinks=st.booleans(),
+    v_dim=st.none() | small,
+    qk_norm_size=st.none() | st.integers(0, 9),
 )
 latents = st.builds(
     LatentAttention,
@@ -26,7 +40,13 @@ latents = st.builds(
     qk_nope_dim=small,
     qk_rope_dim=small,
     v_dim=small,
+    index_heads=st.sampled_from([0, 1, 4]),
+    index_dim=small,
+    index_topk=st.sampled_from([0, 5]),
 )
+old_mambas = st.builds(Mamba1, inner=small, state_dim=small, step_rank=small, inner_norms=st.booleans())
+convolutions = st.builds(ShortConv, kernel=small, bias=st.booleans())
+extras = st.builds(Extra, name=st.just("side"), shape=st.tuples(small) | st.tuples(small, small))
 mambas = st.builds(
     lambda groups, share, dim, state: Mamba2(
         num_heads=groups * share, head_dim=dim, state_dim=state, num_groups=groups
@@ -58,7 +78,13 @@ moes = st.builds(
     bias=st.booleans(),
 )
 layers = st.one_of(
-    st.builds(Layer, mixer=attentions | latents | mambas | deltas, ffn=mlps | moes),
+    st.builds(
+        Layer,
+        mixer=attentions | latents | mambas | old_mambas | convolutions | deltas,
+        ffn=mlps | moes,
+        one_norm=st.booleans(),
+        extras=st.lists(extras, max_size=2).map(tuple),
+    ),
     st.builds(Layer, mixer=attentions | mambas, ffn=st.none()),
     st.builds(Layer, mixer=st.none(), ffn=mlps | moes),
 )
@@ -72,6 +98,8 @@ models = st.builds(
     tied_embeddings=st.booleans(),
     learned_positions=st.integers(0, 16),
     mtp_layers=st.integers(0, 2),
-    norm=st.sampled_from(["rmsnorm", "layernorm"]),
+    norm=st.sampled_from(["rmsnorm", "layernorm", "plain"]),
+    final_norm=st.booleans(),
+    other_parameters=st.integers(0, 9),
     sandwich_norm=st.booleans(),
 )

@@ -94,7 +94,8 @@ def test_qwen_windows_only_when_switched_on() -> None:
     ],
 )
 def test_windows_by_family(model_type: str, expected: list[int | None]) -> None:
-    model = build(model_type=model_type, sliding_window=64)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2} if model_type == "gpt_oss" else {}
+    model = build(model_type=model_type, sliding_window=64, **experts)
     assert [mixer(model, i).window for i in range(4)] == expected
 
 
@@ -181,7 +182,7 @@ def test_latent_attention_dense_first_and_shared_experts() -> None:
 def test_moe_frequency_as_number_and_as_list() -> None:
     every = build(DEEPSEEK, moe_layer_freq=2, first_k_dense_replace=0)
     assert [isinstance(ffn(every, i), MoE) for i in range(4)] == [True, False, True, False]
-    listed = build(DEEPSEEK, moe_layer_freq=[0, 1, 1, 0])
+    listed = build(DEEPSEEK, moe_layer_freq=[0, 1, 1, 0], first_k_dense_replace=None)
     assert [isinstance(ffn(listed, i), MoE) for i in range(4)] == [False, True, True, False]
 
 
@@ -298,6 +299,12 @@ def test_hybrid_blocks_as_words() -> None:
     assert build(words).layers == build(HYBRID).layers
 
 
+def test_hybrid_layers_are_counted_by_the_pattern_and_another_number_is_remarked() -> None:
+    model = build(HYBRID, num_hidden_layers=5)
+    assert model.num_layers == 4
+    assert any("num_hidden_layers says 5" in note for note in model.notes)
+
+
 def test_hybrid_mtp_block() -> None:
     model = build(HYBRID, mtp_hybrid_override_pattern="*E")
     assert model.mtp_block == (model.layers[2], model.layers[1])
@@ -331,7 +338,7 @@ def test_gated_delta_every_fourth_layer_is_softmax() -> None:
         (LLAMA, {"hidden_act": "softsign"}, "hidden_act"),
         (LLAMA, {"layer_types": ["full_attention"]}, "layer_types"),
         (LLAMA, {"layer_types": ["mamba"] * 4}, "layer_types"),
-        (LLAMA, {"model_type": "jamba"}, "model_type"),
+        (LLAMA, {"model_type": "rwkv"}, "model_type"),
         (LLAMA, {"model_type": None}, "model_type"),
         (LLAMA, {"is_encoder_decoder": True}, "is_encoder_decoder"),
         (LLAMA, {"kv_lora_rank": 64}, "kv_lora_rank"),
@@ -343,7 +350,6 @@ def test_gated_delta_every_fourth_layer_is_softmax() -> None:
         (HYBRID, {"hybrid_override_pattern": "MX"}, "hybrid_override_pattern"),
         (HYBRID, {"hybrid_override_pattern": None}, "hybrid_override_pattern"),
         (HYBRID, {"layers_block_type": ["mamba", "rwkv"]}, "layers_block_type"),
-        (HYBRID, {"num_hidden_layers": 5}, "num_hidden_layers"),
         (HYBRID, {"n_groups": 3}, "n_groups"),
         (HYBRID, {"mtp_hybrid_override_pattern": "X"}, "mtp_hybrid_override_pattern"),
     ],
@@ -469,13 +475,13 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "tie_word_embeddings": draw(st.booleans()),
         "sliding_window": draw(st.sampled_from([None, 1, 4096])),
     }
-    if draw(st.booleans()):
+    if config["model_type"] in ("mixtral", "gpt_oss") or draw(st.booleans()):
         experts = draw(st.integers(2, 64))
         config |= {
             "num_experts": experts,
             "num_experts_per_tok": draw(st.integers(1, experts)),
             "moe_intermediate_size": 8 * draw(sizes),
-            "first_k_dense_replace": draw(st.integers(0, layers)),
+            "first_k_dense_replace": draw(st.integers(0, layers - 1)),
             "n_shared_experts": draw(st.integers(0, 3)),
         }
     return config
@@ -513,3 +519,219 @@ def test_any_values_give_a_model_or_a_named_error(changes: dict[str, Any]) -> No
         small = {k: v for k, v in changes.items() if not (isinstance(v, int | float) and abs(v) > 10**4)}
         with contextlib.suppress(ModelError):
             build(base, **small)
+
+
+# what the field met: nested parts, contradictions, values that are no sizes
+
+
+def test_infinity_matters_only_where_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**HYBRID, "time_step_limit": [0.0, float("inf")]}), "utf-8")
+    assert load_model(path).layers == build(HYBRID).layers
+    path.write_text(json.dumps({**LLAMA, "hidden_size": float("inf")}), "utf-8")
+    with pytest.raises(ModelError, match="inf is not a whole number"):
+        load_model(path)
+
+
+def test_a_list_of_dense_and_sparse_layers() -> None:
+    lite = {k: v for k, v in DEEPSEEK.items() if k != "first_k_dense_replace"} | {
+        "model_type": "glm4_moe_lite"
+    }
+    model = build(lite, mlp_layer_types=["dense", "sparse", "sparse", "dense"])
+    assert [isinstance(ffn(model, i), MoE) for i in range(4)] == [False, True, True, False]
+    with pytest.raises(ModelError, match="entries"):
+        build(lite, mlp_layer_types=["dense"])
+    with pytest.raises(ModelError, match="other layers have experts"):
+        build(DEEPSEEK, mlp_layer_types=["sparse"] * 4)
+
+
+def test_lists_may_go_on_for_prediction_modules() -> None:
+    types = ["dense", "sparse", "sparse", "sparse", "sparse"]
+    assert build(DEEPSEEK, mlp_layer_types=types).num_layers == 4
+
+
+@pytest.mark.parametrize("part", ["x", 7, [LLAMA], True])
+def test_a_text_part_of_a_wrong_type_is_an_error(part: Any) -> None:
+    with pytest.raises(ModelError, match="no object"):
+        build({"model_type": "gemma3", "text_config": part})
+
+
+def test_the_outer_value_decides_over_tying_and_nothing_else() -> None:
+    inner = {**LLAMA, "tie_word_embeddings": False}
+    assert build({"model_type": "llava", "tie_word_embeddings": True, "text_config": inner}).tied_embeddings
+    assert not build({"model_type": "llava", "text_config": inner}).tied_embeddings
+    outer = {"model_type": "llava", "hidden_act": "x", "image_size": 336, "text_config": inner}
+    assert build(outer).layers == build().layers
+    with pytest.raises(ModelError, match="512 here and 1024"):
+        build({"model_type": "llava", "hidden_size": 1024, "text_config": inner})
+    with pytest.raises(ModelError, match="already"):
+        build({"model_type": "llava", "text_config": inner, "llm_config": inner})
+
+
+def test_towers_that_are_left_out_are_named() -> None:
+    model = build(
+        {"model_type": "x", "text_config": LLAMA, "vision_config": {"depth": 2}, "audio_config": {}}
+    )
+    assert model.notes[0].startswith("left out: audio_config, vision_config")
+
+
+def test_mpt_as_its_library_saves_it() -> None:
+    """The nested part carries an empty model_type and names of its own."""
+    mpt = {
+        "model_type": "mpt",
+        "d_model": 256,
+        "n_heads": 4,
+        "n_layers": 2,
+        "expansion_ratio": 4,
+        "max_seq_len": 128,
+        "vocab_size": 99,
+        "no_bias": True,
+        "learned_pos_emb": True,
+        "attn_config": {
+            "model_type": "", "alibi": True, "alibi_bias_max": 8, "attn_type": "multihead_attention", "qk_ln": False,
+            "clip_qkv": None, "softmax_scale": None, "id2label": {"0": "LABEL_0"}, "prefix_lm": False,
+        },
+    }  # fmt: skip
+    model = build(mpt)
+    assert (model.learned_positions, model.norm, mixer(model).bias) == (0, "rmsnorm", False)
+    with pytest.raises(ModelError, match="no object"):
+        build({**mpt, "attn_config": "alibi"})
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "key"),
+    [
+        (DEEPSEEK, {"num_local_experts": 0}, "n_routed_experts"),
+        (DEEPSEEK, {"num_experts": 8}, "num_experts"),
+        (DEEPSEEK, {"n_routed_experts": None}, "num_experts"),
+        (DEEPSEEK, {"n_routed_experts": 0}, "n_routed_experts"),
+        (DEEPSEEK, {"first_k_dense_replace": 4}, "first_k_dense_replace"),
+        (DEEPSEEK, {"first_k_dense_replace": 5}, "first_k_dense_replace"),
+        (DEEPSEEK, {"moe_layers": [-1]}, "moe_layers"),
+        (DEEPSEEK, {"moe_layers": [4]}, "moe_layers"),
+        (DEEPSEEK, {"moe_layers": [0]}, "first_k_dense_replace"),
+        (DEEPSEEK, {"mlp_only_layers": [9]}, "mlp_only_layers"),
+        (DEEPSEEK, {"moe_intermediate_size": None}, "moe_intermediate_size"),
+        (DEEPSEEK, {"qk_head_dim": 47}, "qk_head_dim"),
+        (LLAMA, {"n_layer": 5}, "n_layer"),
+        (LLAMA, {"moe_intermediate_size": 64}, "moe_intermediate_size"),
+        (LLAMA, {"num_experts_per_tok": 2}, "num_experts_per_tok"),
+        (LLAMA, {"rope_scaling": {"factor": -1.0}}, "rope_scaling"),
+        (LLAMA, {"rope_scaling": {"factor": float("nan")}}, "rope_scaling"),
+        (LLAMA, {"rope_scaling": [8.0]}, "rope_scaling"),
+        (LLAMA, {"rope_parameters": {"full_attention": {"factor": 0}}}, "rope_parameters"),
+        (LLAMA, {"some_layer_types": ["x"]}, "some_layer_types"),
+        (LLAMA, {"per_layer_config": {"9": {"head_dim": 64}}}, "per_layer_config"),
+        (LLAMA, {"per_layer_config": {"1": {"window": 64}}}, "per_layer_config"),
+        (HYBRID, {"layers_block_type": ["mamba", "moe", "attention", "attention"]}, "layers_block_type"),
+        (HYBRID, {"n_routed_experts": 1}, "n_routed_experts"),
+    ],
+)
+def test_contradictions_and_what_is_left_of_them(
+    base: dict[str, Any], changes: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        build(base, **changes)
+    assert f"key {key!r}" in caught.value.where
+    assert len(str(caught.value)) < 800
+
+
+def test_sizes_of_single_layers() -> None:
+    model = build(per_layer_config={"1": {"head_dim": 128, "num_key_value_heads": 4}})
+    assert [mixer(model, i).head_dim for i in range(4)] == [64, 128, 64, 64]
+    assert mixer(model, 1).num_kv_heads == 4
+
+
+def test_what_was_assumed_is_said() -> None:
+    model = build(model_type="qwen3", num_key_value_heads=None)
+    assert any("num_key_value_heads = 8" in note and "head_dim = 128" in note for note in model.notes)
+
+
+@pytest.mark.parametrize("number", [3_000_000, 10**30, -1, True, 1.5, "2"])
+def test_modules_of_prediction_have_a_limit(number: Any) -> None:
+    with pytest.raises(ModelError, match="multi-token-prediction") as caught:
+        load_model("deepseek-v3", mtp_layers=number)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": "llama", "n": 1' + "0" * 5000 + "}", "too many digits"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"model_type": "llama", "hidden_size": 1' + "0" * 4000 + "}", "more than thirty digits"),
+        ('{"model_type": "llama", "hidden_size": "' + "x" * 5000 + '"}', "not a whole number"),
+        ('{"model_type": "' + "x" * 5000 + '"}', "not supported"),
+        ('{"model_type": "llama", "' + "x" * 5000 + '_size": 3, "hidden_size": 8}', "missing"),
+    ],
+)  # fmt: skip
+def test_hostile_files_are_one_short_message(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 2500
+    assert caught.value.hint or caught.value.default_hint
+
+
+def test_a_file_that_is_no_configuration_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA), "utf-8")
+    monkeypatch.setattr("fullmesh.workload.readers.config.MAX_FILE_BYTES", 10)
+    with pytest.raises(ModelError, match="no configuration"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Llama-3.1-70B-Instruct", "llama-3-70b"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct-hf", "llama-3-8b"),
+        ("Qwen3-235B-A22B-Instruct-2507", "qwen3-235b-a22b"),
+        ("DeepSeek-V3-0324", "deepseek-v3"),
+        ("Kimi-K2-Instruct-0905", "kimi-k2"),
+        ("google/gemma-2-27b-it", "gemma-2-27b"),
+        ("Qwen3-30B-A3B-FP8", "qwen3-30b-a3b"),
+    ],
+)
+def test_words_behind_a_name_do_not_matter(name: str, expected: str) -> None:
+    assert load_model(name).id == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "file", "expected"),
+    [
+        ({}, "config.json", "folder"),
+        ({}, "my-model.json", "my-model"),
+        ({"_name_or_path": ""}, "config.json", "folder"),
+        ({"_name_or_path": "/data/somebody/ckpt"}, "config.json", "folder"),
+        ({"_name_or_path": "meta-llama/Llama-3-8B"}, "config.json", "Llama-3-8B"),
+        ({"_name": "Mine", "_name_or_path": "a/b"}, "config.json", "Mine"),
+    ],
+)
+def test_a_configuration_is_called_by_its_own_name(
+    tmp_path: Path, values: dict[str, Any], file: str, expected: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / file).write_text(json.dumps({**LLAMA, **values}), "utf-8")
+    assert load_model(folder / file).name == expected
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [
+        ("bert", "encoder"),
+        ("t5", "encoder with a decoder"),
+        ("rwkv", "recurrence"),
+        ("zamba2", "shared by several"),
+    ],
+)
+def test_a_type_that_is_not_supported_says_what_is_missing(model_type: str, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        build(model_type=model_type)
+
+
+@pytest.mark.parametrize("keys", [("hidden_size", "n_embd"), ("num_attention_heads", "n_head")])
+def test_two_names_of_one_value_may_stand_together_when_they_agree(keys: tuple[str, str]) -> None:
+    assert build(**{keys[1]: LLAMA[keys[0]]}).layers == build().layers

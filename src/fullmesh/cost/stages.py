@@ -191,7 +191,8 @@ def _with_parameters(
     tied_once = model.tied_embeddings & (plans.pp[plan] == 1)
     vocab_tables = counts[:, k] + np.where(tied_once, 0, counts[:, k + 1])
     products = (layers @ np.array([p.dense for p in held], dtype=float) + counts[:, k + 2] * mtp_dense) / tp
-    dense = products + (vocab_tables * table + counts[:, k] * model.learned_positions * model.hidden) / tp
+    ends = model.learned_positions * model.hidden + model.other_parameters
+    dense = products + (vocab_tables * table + counts[:, k] * ends) / tp
     experts = layers @ np.array([p.expert for p in held], dtype=float)
     experts = (experts + counts[:, k + 2] * sum(p.expert for p in mtp_held)) / (ep * etp)
     components = rows["components"].astype(np.float64)

@@ -9,9 +9,11 @@ from fullmesh.workload.layers import (
     FeedForward,
     LatentAttention,
     LinearAttention,
+    Mamba1,
     Mamba2,
     Mixer,
     MoE,
+    ShortConv,
 )
 from fullmesh.workload.spec import Layer, ModelSpec
 
@@ -22,8 +24,10 @@ __all__ = [
     "LatentAttention",
     "Layer",
     "LinearAttention",
+    "Mamba1",
     "Mamba2",
     "Mixer",
     "MoE",
     "ModelSpec",
+    "ShortConv",
 ]

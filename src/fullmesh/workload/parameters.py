@@ -7,7 +7,7 @@ import functools
 
 from fullmesh.errors import ModelError
 from fullmesh.workload.layers import MoE
-from fullmesh.workload.layers.norm import Norm
+from fullmesh.workload.layers.norm import NORM_VECTORS, Norm
 from fullmesh.workload.spec import Layer, ModelSpec
 
 _PARTS = ("mixer", "mlp", "expert", "shared_expert", "router", "latent", "norms")
@@ -57,7 +57,7 @@ class ParameterCounts:
     Parameters
     ----------
     embedding : int
-        Token and position tables, with the norm behind them.
+        Token and position tables, with the norm behind them and other small tensors at the ends of the model.
     head : int
         The output matrix; 0 where it is the embedding.
     final_norm : int
@@ -146,15 +146,16 @@ def parameter_counts(model: ModelSpec) -> ParameterCounts:
     embedding (``2 hidden x hidden``) and three norms; embedding and head are the model's own (DeepSeek-V3, arXiv
     2412.19437, section 2.2).
     """
-    per_norm = model.hidden * (2 if model.norm == "layernorm" else 1)
+    per_norm = model.hidden * NORM_VECTORS[model.norm]
     layers = tuple(layer_parameters(model, layer) for layer in model.layers)
     block = [layer_parameters(model, layer) for layer in model.prediction_block]
     module = 2 * model.hidden**2 + 3 * per_norm
     return ParameterCounts(
         embedding=(model.vocab + model.learned_positions) * model.hidden
-        + (per_norm if model.embedding_norm else 0),
+        + (per_norm if model.embedding_norm else 0)
+        + model.other_parameters,
         head=0 if model.tied_embeddings else model.vocab * model.hidden,
-        final_norm=per_norm,
+        final_norm=per_norm if model.final_norm else 0,
         layers=layers,
         mtp=model.mtp_layers * (module + sum(p.total for p in block)),
         mtp_active=model.mtp_layers * (module + sum(p.active for p in block)),

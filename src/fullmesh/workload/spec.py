@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fullmesh.workload.layers import FeedForward, Mixer, MoE
+from fullmesh.workload.layers.extra import Extra
 from fullmesh.workload.layers.norm import Norm, norm_operator, norm_saved, norm_weights
 from fullmesh.workload.layers.vocabulary import embedding, head, prediction_projection
 from fullmesh.workload.ops import Block, Saved, Weight
@@ -12,10 +13,21 @@ from fullmesh.workload.ops import Block, Saved, Weight
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One residual layer; hybrid models have layers with a mixer or a feed-forward part alone."""
+    """One residual layer; hybrid models have layers with a mixer or a feed-forward part alone.
+
+    Parameters
+    ----------
+    mixer, ffn : mixer and feed-forward part, or None
+    one_norm : bool
+        Both parts read the output of one norm (parallel attention: GPT-J, Falcon, Cohere).
+    extras : tuple of Extra
+        Small tensors that no kind describes.
+    """
 
     mixer: Mixer | None
     ffn: FeedForward | None
+    one_norm: bool = False
+    extras: tuple[Extra, ...] = ()
 
     @property
     def parts(self) -> tuple[Mixer | FeedForward, ...]:
@@ -25,9 +37,11 @@ class Layer:
     def weights(self, hidden: int, norm: Norm, *, sandwich: bool) -> tuple[Weight, ...]:
         """Trained tensors, norms included."""
         out: tuple[Weight, ...] = ()
-        for part in self.parts:
-            out += norm_weights(hidden, norm, sandwich=sandwich) + part.weights(hidden)
-        return out
+        for i, part in enumerate(self.parts):
+            if i == 0 or not self.one_norm:
+                out += norm_weights(hidden, norm, sandwich=sandwich)
+            out += part.weights(hidden)
+        return out + tuple(extra.weight for extra in self.extras)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +62,20 @@ class ModelSpec:
         Multi-token-prediction modules that are trained (each one more layer and one more head).
     mtp_block : tuple of Layer
         What stands inside such a module; empty: a copy of the last layer.
-    norm : {"rmsnorm", "layernorm"}
+    norm : {"rmsnorm", "layernorm", "plain"}
+        ``plain`` has no parameters; a layer norm without bias counts as ``rmsnorm``.
     sandwich_norm : bool
         A second norm after mixer and feed-forward (Gemma 2, Pangu Ultra).
     source : str
         Where the configuration was read.
     embedding_norm : bool
         A norm right after the embedding (Bloom).
+    final_norm : bool
+        A norm in front of the head.
+    other_parameters : int
+        Small tensors at the two ends of the model: biases of the head, tables of segments.
+    notes : tuple of str
+        What a reader has to know of the specification: parts that were left out, values that were assumed.
     """
 
     id: str
@@ -70,6 +91,9 @@ class ModelSpec:
     source: str = ""
     mtp_block: tuple[Layer, ...] = ()
     embedding_norm: bool = False
+    final_norm: bool = True
+    other_parameters: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -97,8 +121,11 @@ class ModelSpec:
         norm = Block(operators=(norm_operator(self.hidden, sandwich=self.sandwich_norm),), hidden=self.hidden)
         if layer.mixer is not None:
             out += (norm, Block(operators=layer.mixer.operators(self.hidden), hidden=self.hidden, joined=()))
+        sides = tuple(e.operator for e in layer.extras if e.operator is not None)
+        if sides:
+            out += (Block(operators=sides, hidden=self.hidden),)
         if layer.ffn is not None:
-            out += (norm, *layer.ffn.blocks(self.hidden))
+            out += layer.ffn.blocks(self.hidden) if layer.one_norm else (norm, *layer.ffn.blocks(self.hidden))
         return out
 
     def saved(self, layer: Layer) -> tuple[Saved, ...]:

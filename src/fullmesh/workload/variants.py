@@ -76,7 +76,8 @@ def apply_shape(model: ModelSpec, shape: Shape) -> ModelSpec:
     """
     hidden = shape.hidden or model.hidden
     layers = tuple(
-        Layer(
+        dataclasses.replace(
+            layer,
             mixer=_resized_mixer(layer.mixer, model, hidden, shape),
             ffn=_resized_ffn(layer.ffn, model, shape),
         )

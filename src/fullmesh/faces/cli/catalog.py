@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fullmesh.catalog.facts import COLUMNS, Fact
+from fullmesh.faces.cli.catalog_models import model, models
 from fullmesh.faces.cli.tables import show as show_tables
 from fullmesh.faces.cli.tables import table
 from fullmesh.machine.describe import (
@@ -131,6 +132,10 @@ def show(name: str, as_json: bool, as_csv: bool) -> None:
         _write_csv(description.facts)
     else:
         _print(*_description_tables(description))
+
+
+command.add_command(models)
+command.add_command(model)
 
 
 def _write_json(data: dict[str, Any]) -> None:

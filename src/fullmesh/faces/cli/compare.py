@@ -87,6 +87,7 @@ def command(
 ) -> None:
     """Compare machines."""
     from fullmesh.faces.cli.compare_report import report
+    from fullmesh.faces.cli.model_notes import say_notes
     from fullmesh.faces.cli.tables import show, write_csv, write_json
     from fullmesh.study.api import compare
     from fullmesh.study.fields import CSV_COLUMNS
@@ -116,6 +117,7 @@ def command(
         write_csv(CSV_COLUMNS, result.to_rows())
     else:
         show(*report(result, lang))
+    say_notes(result.model)
     columns = {id(c): c for c in (*result.columns, *result.equal_packages)}.values()
     click.echo(f"{sum(c.found.num_priced for c in columns):,} plans priced in {duration(elapsed)}", err=True)
     if not any(c.best for c in result.columns):

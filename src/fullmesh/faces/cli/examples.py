@@ -40,6 +40,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("All chips and machines", "fullmesh catalog"),
         ("What sources disagree about", "fullmesh catalog --conflicts --parameter power"),
     ),
+    "catalog model": (
+        ("Layers and parameters of a model", "fullmesh catalog model Llama-3.1-70B-Instruct"),
+        ("The work of each of its layers", "fullmesh catalog model qwen3-30b-a3b --ops"),
+    ),
+    "catalog models": (("All shipped models", "fullmesh catalog models"),),
     "catalog show": (("One machine, every figure with its source", "fullmesh catalog show cloudmatrix384"),),
     "doctor": (("What is installed and what is missing", "fullmesh doctor"),),
 }

@@ -63,6 +63,7 @@ def command(
     lang: Language,
 ) -> None:
     """List the best plans."""
+    from fullmesh.faces.cli.model_notes import say_notes
     from fullmesh.faces.cli.plan_report import report
     from fullmesh.faces.cli.tables import show, write_csv, write_json
     from fullmesh.search.fields import PLAN_CSV_COLUMNS
@@ -94,6 +95,7 @@ def command(
     if export is not None and found.best is not None:
         export_launch(found, export)
         click.echo(f"launch settings written to {export}", err=True)
+    say_notes(found.model)
     click.echo(f"{found.num_priced:,} plans priced in {duration(elapsed)}", err=True)
     if found.best is None:
         sys.exit(NO_PLAN)

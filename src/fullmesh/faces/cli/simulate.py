@@ -60,6 +60,7 @@ def command(
     lang: Language,
 ) -> None:
     """Print one plan in full."""
+    from fullmesh.faces.cli.model_notes import say_notes
     from fullmesh.faces.cli.replay_report import replay_report, wired_table
     from fullmesh.faces.cli.simulate_report import infeasible_line, report
     from fullmesh.faces.cli.tables import show, write_json
@@ -77,6 +78,7 @@ def command(
         else:
             show(infeasible_line(result, lang))
         sys.exit(NO_PLAN)
+    say_notes(result.estimate.model)
     other = replay(against) if against else None
     changes = [] if other is None or isinstance(other, Infeasible) else changes_between(other, result)
     run = result.simulation

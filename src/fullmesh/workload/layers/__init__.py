@@ -10,10 +10,12 @@ from fullmesh.workload.layers.base import FeedForwardKind, MixerKind
 from fullmesh.workload.layers.delta_rule import LinearAttention
 from fullmesh.workload.layers.experts import MoE
 from fullmesh.workload.layers.latent_attention import LatentAttention
+from fullmesh.workload.layers.mamba1 import Mamba1
 from fullmesh.workload.layers.mamba2 import Mamba2
 from fullmesh.workload.layers.mlp import MLP
+from fullmesh.workload.layers.short_conv import ShortConv
 
-Mixer = Attention | LatentAttention | Mamba2 | LinearAttention
+Mixer = Attention | LatentAttention | Mamba1 | Mamba2 | LinearAttention | ShortConv
 FeedForward = MLP | MoE
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "FeedForwardKind",
     "LatentAttention",
     "LinearAttention",
+    "Mamba1",
     "Mamba2",
     "Mixer",
     "MixerKind",
     "MoE",
+    "ShortConv",
 ]

@@ -39,6 +39,10 @@ class Attention:
         The output passes through ``out_groups`` blocks of width ``out_rank`` first (DeepSeek-V4); 0: one matrix.
     shared_kv : bool
         One projection serves as key and as value (DeepSeek-V4).
+    v_dim : int, optional
+        Elements of a value of one head where they are not those of a key.
+    qk_norm_size : int, optional
+        Parameters of the norms of queries and keys where they are not one scale of a head's width each.
     """
 
     num_heads: int
@@ -55,6 +59,13 @@ class Attention:
     out_rank: int = 0
     out_groups: int = 1
     shared_kv: bool = False
+    v_dim: int | None = None
+    qk_norm_size: int | None = None
+
+    @property
+    def value_dim(self) -> int:
+        """Elements of a value of one head."""
+        return self.head_dim if self.v_dim is None else self.v_dim
 
     @property
     def family(self) -> str:
@@ -68,9 +79,9 @@ class Attention:
         return ()
 
     def weights(self, hidden: int) -> tuple[Weight, ...]:
-        inner = self.num_heads * self.head_dim
-        queries = inner * (2 if self.gated_output else 1)
-        keys = self.num_kv_heads * self.head_dim * (1 if self.shared_kv else 2)
+        inner = self.num_heads * self.value_dim
+        queries = self.num_heads * self.head_dim + (inner if self.gated_output else 0)
+        keys = self.num_kv_heads * (self.head_dim + (0 if self.shared_kv else self.value_dim))
         out: list[tuple[str, tuple[int, ...]]] = [("kv", (hidden, keys))]
         if self.q_lora_rank is None:
             out.append(("q", (hidden, queries)))
@@ -90,7 +101,8 @@ class Attention:
         if self.out_bias:
             out.append(("out_bias", (hidden,)))
         if self.qk_norm:
-            out.append(("qk_norm", (2, self.head_dim)))
+            own = self.qk_norm_size
+            out.append(("qk_norm", (2, self.head_dim) if own is None else (own,)))
         if self.sinks:
             out.append(("sinks", (self.num_heads,)))
         return tuple(Weight(name=f"attention.{name}", shape=shape, part="mixer") for name, shape in out)
@@ -99,8 +111,9 @@ class Attention:
         heads = split(self.num_heads, self.head_dim)
         # a key-value head cannot be split further than over its own ranks
         kv = shared(self.num_kv_heads, self.head_dim)
-        keys = kv if self.shared_kv else kv + kv
-        queries = heads + heads if self.gated_output else heads
+        values = split(self.num_heads, self.value_dim)
+        keys = kv if self.shared_kv else kv + shared(self.num_kv_heads, self.value_dim)
+        queries = heads + values if self.gated_output else heads
         out: list[Operator] = []
         if self.q_lora_rank is None:
             out.append(Product(name="attention.qkv", tokens=Tokens.STREAM, n=queries + keys, k=whole(hidden)))
@@ -124,15 +137,15 @@ class Attention:
         out.append(
             AttentionCore(
                 name="attention.core", num_heads=self.num_heads, num_kv_heads=self.num_kv_heads,
-                qk_dim=self.head_dim, v_dim=self.head_dim, window=self.window,
+                qk_dim=self.head_dim, v_dim=self.value_dim, window=self.window,
             )
         )  # fmt: skip
         if not self.out_rank:
-            return (*out, Product(name="attention.out", tokens=Tokens.STREAM, n=whole(hidden), k=heads))
+            return (*out, Product(name="attention.out", tokens=Tokens.STREAM, n=whole(hidden), k=values))
         # blocks of heads are projected apart: one product per group, together as many rows
         down = Product(
             name="attention.out_down", tokens=Tokens.STREAM, n=whole(self.out_rank),
-            k=heads * (1.0 / self.out_groups), rows_per_token=self.out_groups,
+            k=values * (1.0 / self.out_groups), rows_per_token=self.out_groups,
         )  # fmt: skip
         up = Product(
             name="attention.out",
@@ -145,10 +158,11 @@ class Attention:
     def saved(self, hidden: int) -> tuple[Saved, ...]:
         heads = split(self.num_heads, self.head_dim)
         kv = shared(self.num_kv_heads, self.head_dim)
-        out = [Saved(name="attention.qkv", tokens=Tokens.STREAM, width=heads + kv + kv)]
+        values = shared(self.num_kv_heads, self.value_dim)
+        out = [Saved(name="attention.qkv", tokens=Tokens.STREAM, width=heads + kv + values)]
         if self.qk_norm:
             out.append(Saved(name="attention.qk_norm", tokens=Tokens.STREAM, width=heads + kv))
-        return (*out, *core_saved(self.num_heads, heads))
+        return (*out, *core_saved(self.num_heads, split(self.num_heads, self.value_dim)))
 
 
 def core_saved(num_heads: int, output: Width) -> tuple[Saved, ...]:

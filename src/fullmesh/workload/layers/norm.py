@@ -6,11 +6,15 @@ from typing import Literal
 
 from fullmesh.workload.ops import Element, Elementwise, Saved, Tokens, Weight, whole
 
-Norm = Literal["rmsnorm", "layernorm"]
+# A norm with a scale, with scale and bias, and with neither.
+Norm = Literal["rmsnorm", "layernorm", "plain"]
+NORM_VECTORS: dict[Norm, int] = {"rmsnorm": 1, "layernorm": 2, "plain": 0}
 
 
 def norm_weights(hidden: int, norm: Norm, *, sandwich: bool) -> tuple[Weight, ...]:
     """Scales, and biases of a layer norm; a sandwich has a second norm behind the part."""
+    if norm == "plain":
+        return ()
     shape = (2, hidden) if norm == "layernorm" else (hidden,)
     names = ("norm", "norm_behind") if sandwich else ("norm",)
     return tuple(Weight(name=name, shape=shape, part="norms") for name in names)

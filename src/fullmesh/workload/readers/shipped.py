@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import functools
+import math
 import re
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +20,11 @@ _GPT_COLUMNS = (
     "id", "name", "aliases", "model_type", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab",
     "positions", "tied", "published_parameters", "published_source", "source",
 )  # fmt: skip
+# Words behind a name that change no shape: how a model was tuned, how it is stored, when it was released.
+_BEHIND = re.compile(
+    r"-(instruct|chat|base|it|hf|pt|thinking|preview|reasoning|latest|bf-16|fp-16|fp-8|fp-4|nvfp-4|mxfp-4|awq|gptq|gguf"
+    r"|int-4|int-8|dynamic|text|v-[01]-\d|[12]\d[01]\d|0[1-9][0-3]\d)$"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +91,45 @@ def _index() -> dict[str, ShippedModel]:
 
 
 def find(name: str) -> ShippedModel | None:
-    """The shipped model of a name or alias."""
-    return _index().get(normalise(name))
+    """The shipped model of a name or alias; words of tuning and of storage behind it do not matter."""
+    words = normalise(name)
+    while words:
+        found = _index().get(words)
+        if found is not None:
+            return found
+        shorter = _BEHIND.sub("", words)
+        if shorter == words:
+            return None
+        words = shorter
+    return None
+
+
+def suggestion(name: str) -> str:
+    """A hint that names the closest models: by letters first, then by the number of parameters in the name."""
+    words = normalise(name[:200])
+    size = _size(words)
+
+    def distance(known: str) -> tuple[float, float]:
+        # as many words of the known name as the asked one has: qwen3-253b is near qwen3-235b-a22b
+        start = "-".join(known.split("-")[: words.count("-") + 1])
+        near = max(difflib.SequenceMatcher(a=words, b=b, autojunk=False).ratio() for b in (start, known))
+        other = _size(known)
+        return -round(near, 2), abs(math.log(size / other)) if size and other else 1e9
+
+    ranked: dict[str, tuple[float, float]] = {}
+    for known, model in _index().items():
+        ranked[model.id] = min(ranked.get(model.id, (0.0, 0.0)), distance(known))
+    best = sorted(ranked, key=lambda i: (ranked[i], i))
+    near = [i for i in best[:3] if ranked[i][0] <= -0.6]
+    if near:
+        return "did you mean " + " or ".join(near) + "? `fullmesh catalog models` lists all"
+    return "`fullmesh catalog models` lists all names"
+
+
+def _size(words: str) -> float:
+    """Billions of parameters that a name speaks of, 0 where it does not."""
+    found = re.search(r"(?:^|-)(\d+(?:-\d+)?)b(?:-|$)", words)
+    return float(found.group(1).replace("-", ".")) if found else 0.0
 
 
 def names() -> list[str]:
