@@ -184,7 +184,9 @@ def transform(model: Model, summed: Floats) -> Floats:
     out: Floats = np.where(share, 1.0 / (1.0 + np.exp(-(logit + x))), base * np.exp(x))
     least = np.array([t.least for t in terms])
     above = np.where(least > 0.0, out / np.where(least > 0.0, least, 1.0) - 1.0, 0.0)
-    held: Floats = np.where(least > 0.0, least * (1.0 + np.logaddexp(0.0, SHARPNESS * above) / SHARPNESS), out)
+    held: Floats = np.where(
+        least > 0.0, least * (1.0 + np.logaddexp(0.0, SHARPNESS * above) / SHARPNESS), out
+    )
     return held
 
 

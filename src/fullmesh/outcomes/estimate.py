@@ -21,6 +21,7 @@ from fullmesh.errors import PlanError
 from fullmesh.machine import Borrowed, Machine
 from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.intervals import Interval, interval_for
+from fullmesh.outcomes.support import DEVIATION_PER_PAIR, above_published, num_missing
 from fullmesh.output import formats
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
@@ -286,6 +287,7 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
     caveats = caveats_of(machine, plan.stack)
     variances = log_variances(model, machine, Plans.of([plan]))
     variance = math.inf if variances is None else float(variances[0])
+    variance += DEVIATION_PER_PAIR**2 * float(num_missing(model, machine, Plans.of([plan]))[0])
     tokens = float(plan.gbs * plan.seq)
     recipe = RECIPES[plan.precision]
     peak = machine.chip.matrix_flop_per_s[recipe.linear]
@@ -297,6 +299,7 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
     budget = plan.num_devices * peak * step
     power = machine_power_w(machine)
     energy = power * plan.num_devices / machine.num_devices * step if power else None
+    high = above_published(model, machine, plan.precision, model_flop / budget)
     return Estimate(
         model=model,
         machine=machine,
@@ -319,7 +322,7 @@ def estimate_of(result: Evaluation, i: int) -> Estimate:
         energy_per_token_j=energy / tokens if energy is not None else None,
         energy_basis=machine.power_basis if power else "power not published",
         borrowed=caveats.borrowed,
-        notes=caveats.notes,
+        notes=caveats.notes + ((high,) if high else ()),
     )
 
 

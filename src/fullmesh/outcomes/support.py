@@ -1,7 +1,7 @@
 """Which plans published results speak for: attributes of plans, and the pairs of them that some result has.
 
 A model is trusted where pairs of attributes have been seen together on chips with the same cores, for the same kind of
-model. What was never seen together is said in words; the headline answer is taken from plans where nothing is missing.
+model. What was never seen together is said in words, and makes a prediction less sure.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.resources
 import itertools
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,11 @@ from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, RECIPES, RECOMPUTES, SCHEDUL
 from fullmesh.workload import ModelSpec
 
 Bools = npt.NDArray[np.bool_]
+# Deviation of the logarithm of the step time for each pair that no result has. Chosen, not fitted: a pair is taken to
+# be as unsure as what frameworks or releases change (some 10 %).
+DEVIATION_PER_PAIR = 0.1
+# By how much a predicted use of the peak may exceed the best published one before the result says so.
+MFU_MARGIN = 0.05
 # What is known: for cores and kind of model, the pairs of attribute values that some result has.
 Known = Mapping[str, frozenset[tuple[str, str]]]
 
@@ -86,13 +92,29 @@ def seen_pairs(model: ModelSpec, machine: Machine, plans: Plans) -> set[tuple[st
 
 
 @functools.cache
+def _document() -> Mapping[str, Any]:
+    path = importlib.resources.files("fullmesh.data").joinpath("profiles/support.json")
+    document: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return document
+
+
+@functools.cache
 def load_known() -> Known:
     """The pairs of the published results that the shipped profile was fitted on."""
-    path = importlib.resources.files("fullmesh.data").joinpath("profiles/support.json")
-    if not path.is_file():
-        return {}
-    pairs = json.loads(path.read_text("utf-8"))["pairs"]
+    pairs = _document().get("pairs", {})
     return {key: frozenset((a, b) for a, b in found) for key, found in pairs.items()}
+
+
+def above_published(model: ModelSpec, machine: Machine, precision: str, mfu: float) -> str:
+    """A sentence where a predicted use of the peak lies above every published one like it, empty elsewhere."""
+    best = _document().get("best_mfu", {}).get(f"{key_of(model, machine)}|{precision}")
+    if best is None or mfu <= (1.0 + MFU_MARGIN) * best:
+        return ""
+    kind = "mixture of experts" if model.is_moe else "dense model"
+    return (
+        f"MFU {mfu:.1%} is above the best that a published run of a {kind} in {precision} reached on such cores, "
+        f"{best:.1%}"
+    )
 
 
 def num_missing(

@@ -24,7 +24,7 @@ from fullmesh.outcomes.estimate import (
     supported_precision,
 )
 from fullmesh.outcomes.intervals import far_deviations, within_setting
-from fullmesh.outcomes.support import missing_words, num_missing
+from fullmesh.outcomes.support import DEVIATION_PER_PAIR, missing_words, num_missing
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
@@ -60,14 +60,15 @@ class SearchResult(Result):
     Parameters
     ----------
     best : Estimate or None
-        Of the plans that published results speak for, the one whose step is shortest at the far end of its interval.
+        The plan whose step is shortest at the far end of its interval, which is further the less published results
+        speak for it: the best supported plan, unless one that is hardly less supported is far better.
         None where nothing fits; then ``closest`` is the plan that comes nearest, with its limit and levers.
     exploratory : Estimate or None
-        The best plan of all, where it is faster than that: ``missing`` says what no result has tried.
+        The plan that is predicted fastest of all, where that is another: ``missing`` says what no result has tried.
     missing : tuple of str
         What of the exploratory plan no published result has, in words.
     unproven : tuple of str
-        The same of the best plan: empty unless no plan at all is supported.
+        The same of the best plan.
     second : Estimate or None
         The best plan of a really different layout (another tp, cp or pp, or parameters sharded instead).
     whole : Estimate or None
@@ -378,10 +379,9 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     # the cheapest first; among equals the one that needs less memory, then the order of enumeration
     order = feasible[np.lexsort((priced.memory_bytes[feasible], cost[feasible]))]
     missing = num_missing(q.model, q.machine, plans)
-    fewest = int(missing[order].min())
-    supported = order[missing[order] == fewest]
-    leaders = _surest_first(q, plans, cost, _first_of_each(_layout(plans, supported), supported))
+    leaders = _surest_first(q, plans, cost, missing, feasible)
     best, fastest = int(leaders[0]), int(order[0])
+    proven = feasible[missing[feasible] <= missing[best]]
     spread = within_setting()
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
@@ -397,7 +397,9 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     return dataclasses.replace(
         nothing,
         best=ranked[0],
-        exploratory=first([fastest]) if cost[fastest] < cost[best] and missing[fastest] > fewest else None,
+        exploratory=first([fastest])
+        if cost[fastest] < cost[best] and missing[fastest] > missing[best]
+        else None,
         missing=missing_words(q.model, q.machine, plans.plan(fastest)),
         unproven=missing_words(q.model, q.machine, plans.plan(best)),
         second=first(int(i) for i in leaders if _really_different(plans, int(i), best)),
@@ -405,24 +407,28 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         if plans.num_devices[best] == all_devices
         else first(int(i) for i in leaders if plans.num_devices[i] == all_devices),
         ranked=ranked,
-        pareto=full(_pareto(priced.step_s, priced.memory_bytes, feasible)),
+        pareto=full(_pareto(priced.step_s, priced.memory_bytes, proven)),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
     )
 
 
 def _surest_first(
-    q: Question, plans: Plans, cost: Floats, leaders: npt.NDArray[np.intp]
+    q: Question, plans: Plans, cost: Floats, missing: npt.NDArray[np.int64], feasible: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.intp]:
-    """Leaders with those in front whose cost is lowest at the far end of its interval.
+    """The best plan of every layout, those in front whose cost is lowest at the far end of its interval.
 
-    The winner of thousands is predicted too fast by selection: a plan that leads by an effect that few results know
-    steps back behind one that many speak for.
+    The winner of thousands is predicted too fast by selection: a plan that leads by an effect that few results know, or
+    by a combination that none has, steps back behind one that many speak for.
     """
+    far = np.log(cost[feasible]) + far_deviations() * DEVIATION_PER_PAIR * np.sqrt(missing[feasible])
+    order = feasible[np.argsort(far, kind="stable")]
+    leaders = _first_of_each(_layout(plans, order), order)
     chosen = leaders[:WEIGHED]
     variance = log_variances(q.model, q.machine, plans.take(chosen))
     if variance is None:
         return leaders
+    variance = variance + DEVIATION_PER_PAIR**2 * missing[chosen]
     far = np.log(cost[chosen]) + far_deviations() * np.sqrt(variance)
     return np.concatenate([chosen[np.argsort(far, kind="stable")], leaders[WEIGHED:]])
 

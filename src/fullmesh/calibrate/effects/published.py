@@ -40,6 +40,8 @@ from fullmesh.evidence.published import (
 from fullmesh.evidence.results import ResultRow
 from fullmesh.files import write_bytes, write_json
 from fullmesh.outcomes.support import key_of, seen_pairs
+from fullmesh.plan import RECIPES
+from fullmesh.workload.flops import model_flop_per_token
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -60,6 +62,8 @@ class StepFit:
     intervals : IntervalFit
     support : mapping
         Pairs of attributes of plans that some result has, by cores and kind of model.
+    best_mfu : mapping
+        Highest published use of the peak, by cores, kind of model and precision.
     chips : mapping of str to int
         Results fitted on by the very chip that they ran on.
     """
@@ -71,6 +75,7 @@ class StepFit:
     configurations: tuple[str, ...]
     intervals: IntervalFit
     support: Mapping[str, set[tuple[str, str]]]
+    best_mfu: Mapping[str, float]
     chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -126,6 +131,7 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         ),
         intervals=fit_intervals(table, pieces),
         support=_support(table, use),
+        best_mfu=_best_mfu(table, published, use),
         chips=dict(
             sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
         ),
@@ -141,6 +147,20 @@ def _support(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, set[tupl
             pairs = seen_pairs(group.model, group.machine, group.plans.take(kept))
             out.setdefault(key_of(group.model, group.machine), set()).update(pairs)
     return out
+
+
+def _best_mfu(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Highest use of the matrix peak that a result reached, by cores, kind of model and precision."""
+    out: dict[str, float] = {}
+    for case, step, used in zip(table.cases, published_s, use, strict=True):
+        if not used:
+            continue
+        plan, chip = case.plan, case.machine.chip
+        work = 3.0 * model_flop_per_token(case.model, plan.seq) * plan.gbs * plan.seq
+        peak = plan.num_devices * chip.matrix_flop_per_s[RECIPES[plan.precision].linear]
+        key = f"{key_of(case.model, case.machine)}|{plan.precision}"
+        out[key] = max(out.get(key, 0.0), round(work / (float(step) * peak), 4))
+    return dict(sorted(out.items()))
 
 
 def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
@@ -190,6 +210,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         folder / "support.json",
         {
             "provenance": provenance,
+            "best_mfu": dict(fit.best_mfu),
             "pairs": {
                 key: [list(pair) for pair in sorted(found)] for key, found in sorted(fit.support.items())
             },
