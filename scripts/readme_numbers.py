@@ -92,7 +92,10 @@ def validation_figures(summary: dict[str, Any]) -> dict[str, str]:
         out[f"memory.{errors['group']}"] = percent(errors["median"])
     cover = summary["interval_coverage"]
     out["cover.all"] = percent(cover["all"]["share"])
-    many = [c["share"] for name, c in cover.items() if name != "all" and c["rows"] >= 10]
+    unseen = {n.removeprefix("unseen publishers: "): c for n, c in cover.items() if n.startswith("unseen")}
+    out["cover.unseen"] = percent(unseen["all"]["share"])
+    publishers = {errors["group"] for errors in summary["groups"]["publisher"]}
+    many = [c["share"] for name, c in unseen.items() if name in publishers and c["rows"] >= 10]
     out["cover.least"], out["cover.most"] = percent(min(many)), percent(max(many))
     return out
 
