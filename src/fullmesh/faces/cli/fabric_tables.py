@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fullmesh.faces.cli.tables import show as show_tables
+from fullmesh.faces.cli.tables import table
 from fullmesh.output.formats import change
 from fullmesh.units import duration, si_prefix
 
@@ -29,13 +31,12 @@ def _bytes(value: float) -> str:
     return si_prefix(value, "B")
 
 
-def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A plain table: the first column to the left, figures to the right."""
-    click.echo(f"\n{title}")
-    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
-    for row in [header, ["-" * w for w in widths], *rows]:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        click.echo("  " + "  ".join(cells).rstrip())
+def _table(title: str, header: list[str], rows: list[list[str]], *, leading: int = 1) -> None:
+    """A table: the first column to the left, figures to the right; where it is too wide it continues below."""
+    out = table(title, header[0], *(f"{name}>" for name in header[1:]), leading=leading)
+    for row in rows:
+        out.add_row(*row)
+    show_tables("", out)
 
 
 def show(
@@ -162,8 +163,9 @@ def _print_collectives(rows: list[dict[str, Any]]) -> None:
             ]
             for r in rows
         ],
+        leading=3,
     )
-    click.echo(f"  closed form: {rows[0]['closed_form_evidence']}" if rows else "  none")
+    show_tables(f"closed form: {rows[0]['closed_form_evidence']}" if rows else "none")
 
 
 def _print_measured(data: dict[str, Any]) -> None:
@@ -183,6 +185,7 @@ def _print_measured(data: dict[str, Any]) -> None:
             ]
             for p in data["points"]
         ],
+        leading=4,
     )
     if data["pairs"]:
         _table(
