@@ -15,6 +15,7 @@ from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
 from fullmesh.network.wiring.topology import Routing, Topology
 
 _NONE = np.zeros((0, 0))
+FEW_FLOWS = 4096  # up to here rates are settled level by level at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,12 +171,24 @@ def drop_slack(problem: Problem) -> Problem:
 
 
 def max_min_rates(problem: Problem) -> FloatArray:
-    """Max-min fair rate of each flow in bytes per second, shape (flows,)."""
-    from fullmesh.network.flow import waterfill as kernels
+    """Max-min fair rate of each flow in bytes per second, shape (flows,); infinite for a flow without links."""
+    from fullmesh.network.flow import waterfill
+    from fullmesh.network.flow.records import crossing_of, fresh_state, paths_of
 
-    rate = np.empty(len(problem.seg))
-    kernels.waterfill(problem.seg, problem.mult, problem.ptr, problem.link, problem.weight, problem.cap, rate)
-    return rate
+    paths = paths_of(problem)
+    active = np.flatnonzero((problem.seg >= 0).any(axis=1)).astype(np.int32)
+    left, settled = problem.cap, np.empty(0)
+    if len(active) > FEW_FLOWS:
+        scratch, settled = waterfill.fresh_pass(paths), np.full(len(problem.seg), np.inf)
+        active = active[: waterfill.settle_alike(paths, scratch, active, settled)]
+        left = scratch.left
+        if not len(active):
+            return settled
+    state = fresh_state(paths, crossing_of(paths, active))
+    state.links.left[:] = left
+    state.flows.rate[:] = settled if len(settled) else np.inf
+    waterfill.settle_by_level(state, active)
+    return state.flows.rate
 
 
 def completion_times(
@@ -198,21 +211,29 @@ def completion_times(
     tuple of (array of float, int)
         Seconds, infinite for flows that never move; and the number of solves.
     """
-    from fullmesh.network.flow import waterfill as kernels
+    from fullmesh.network.flow import events
+    from fullmesh.network.flow.records import crossing_of, fresh_state, paths_of
 
-    begin = np.zeros(len(size)) if start is None else np.ascontiguousarray(start, float)
-    finish = np.zeros(len(size))
-    order = np.argsort(begin, kind="stable")
-    solves = kernels.simulate(
-        problem.seg,
-        problem.ptr,
-        problem.link,
-        problem.weight,
-        problem.cap,
-        np.ascontiguousarray(size, float),
-        begin,
-        order,
-        tolerance,
-        finish,
-    )
+    order = _by_fullest(problem, size)
+    problem = dataclasses.replace(problem, seg=np.ascontiguousarray(problem.seg[order]))
+    paths = paths_of(problem)
+    crossing = crossing_of(paths, np.arange(len(size)))
+    places = events.Places(np.zeros(problem.seg.shape, np.int64), np.zeros(len(crossing.flow), np.int32))
+    crossing.num_flows[:] = 0  # none runs yet
+    begin = np.zeros(len(size)) if start is None else np.asarray(start, np.float64)
+    transfers = events.fresh_transfers(size[order], begin[order])
+    solves = events.simulate(fresh_state(paths, crossing), transfers, places, float(tolerance))
+    finish = np.empty(len(size))
+    finish[order] = transfers.finish
     return finish, int(solves)
+
+
+def _by_fullest(problem: Problem, size: FloatArray) -> LongArray:
+    """Flows in an order that puts those of a hot endpoint side by side: their rates change together."""
+    most, best = 0.0, np.zeros(len(size), np.int32)
+    for segment in problem.seg.T:
+        used = segment >= 0
+        load = np.bincount(segment[used], weights=size[used], minlength=1).max()
+        if load > most:
+            most, best = load, segment
+    return np.argsort(best, kind="stable")
