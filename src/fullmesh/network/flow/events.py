@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fullmesh.compiled import inlined, kernel
-from fullmesh.network.flow.records import State
-from fullmesh.network.flow.settle import OPENED, STILL_OPEN, TIE, open_flow, settle, unload
+from fullmesh.network.flow.records import TIE, State
+from fullmesh.network.flow.settle import OPENED, STILL_OPEN, open_flow, settle, unload
 from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
 
 _SUM_ANEW = 512  # solves after which loads are summed anew, so that rounding does not add up

@@ -13,6 +13,7 @@ import numpy as np
 
 from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
 
+TIE = 1e-12  # rates closer than this share of them are one: the rounding of double precision
 OPEN = -1.0  # rate of a flow whose share is being worked out
 
 

@@ -16,9 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from fullmesh.compiled import inlined
-from fullmesh.network.flow.records import OPEN
+from fullmesh.network.flow.records import OPEN, TIE
 
-TIE = 1e-12  # rates closer than this share of them are one: the rounding of double precision
 # places of a link outside the heap: untouched in this solve, dealt with, waiting for the end of filling
 ABSENT, DONE, PARKED = -1, -2, -3
 SIZE, TOUCHED = 0, 1  # places in Queue.count

@@ -56,9 +56,8 @@ def refine(problem: Problem, colour: LongArray | FloatArray | None = None) -> Qu
         if problem.mult.size
         else np.zeros((0, 0), np.uint64)
     )
-    rounds = kernels.refine(
-        problem.seg, mult_code, problem.ptr, problem.link, weight_code, flow_colour, link_colour
-    )
+    incidence = kernels.Incidence(problem.seg, mult_code, problem.ptr, problem.link, weight_code)
+    rounds = kernels.refine(incidence, flow_colour, link_colour)
     flow_class, flow_rep = kernels.label(flow_colour)
     link_class, link_rep = kernels.label(link_colour)
     num_flow, num_link = len(flow_rep), len(link_rep)

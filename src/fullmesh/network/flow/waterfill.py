@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fullmesh.compiled import inlined, kernel
-from fullmesh.network.flow.records import Paths, State
-from fullmesh.network.flow.settle import OPENED, TIE, open_flow, settle
+from fullmesh.network.flow.records import TIE, Paths, State
+from fullmesh.network.flow.settle import OPENED, open_flow, settle
 from fullmesh.network.wiring.links import BoolArray, FloatArray, IntArray
 
 
