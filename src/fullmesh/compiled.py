@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit
+from numba import njit, types
 from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
@@ -23,6 +23,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).parent
 _said: set[str] = set()
+# Kernels allocate nothing, so that arrays need no counting of references, and division by zero gives infinity.
+_OPTIONS = {"_nrt": False, "error_model": "numpy"}
 
 
 def _say(key: str, text: str) -> None:
@@ -110,7 +112,7 @@ def kernel(function: Function) -> Function:
     callable
         A Numba dispatcher: calls compile or load as needed; ``py_func`` is the function as written.
     """
-    dispatcher = njit(_nrt=False, error_model="numpy", no_cfunc_wrapper=True)(function)
+    dispatcher = njit(**_OPTIONS, no_cfunc_wrapper=True)(function)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"):
         try:
             dispatcher._cache = _Cache(function)
@@ -119,11 +121,23 @@ def kernel(function: Function) -> Function:
     return cast(Function, dispatcher)
 
 
-def part(function: Function) -> Function:
-    """A part of kernels: called by them alone, compiled into each of them, not to be called from Python."""
-    return cast(Function, njit(_nrt=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+def _widened(kind: Any) -> Any:
+    """The type that an argument of a part is passed as: whole numbers of any size and constants as one."""
+    kind = types.unliteral(kind)
+    return types.int64 if isinstance(kind, types.Integer) and kind.signed else kind
 
 
 def inlined(function: Function) -> Function:
-    """A part that is always put in place of its call; for what runs for every task or flow."""
-    return cast(Function, njit(_nrt=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function))
+    """A part of kernels: put in place of its calls there, not to be called from Python.
+
+    It is compiled once for all integer arguments and constants, not once for each, and can return whole numbers of one
+    size alone.
+    """
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+    dispatcher = njit(**_OPTIONS, **options)(function)
+    find = getattr(dispatcher, "get_call_template", None)
+    if find is not None:
+        dispatcher.get_call_template = lambda args, kws: find(
+            tuple(_widened(arg) for arg in args), {name: _widened(arg) for name, arg in kws.items()}
+        )
+    return cast(Function, dispatcher)

@@ -123,15 +123,15 @@ class Progress(NamedTuple):
 
     Attributes
     ----------
-    ready_forward, ready_backward, done_forward, done_backward : int32, shape (chunks, micro-batches)
+    ready_forward, ready_backward, done_forward, done_backward : int64, shape (chunks, micro-batches)
         Task that hands a pass's result on, and that ends it; -1 before.
-    copied : int32, shape (chunks, micro-batches)
+    copied : int64, shape (chunks, micro-batches)
         Task that sent activations away; 0 if none did.
-    prev : int32, shape (ranks, streams)
+    prev : int64, shape (ranks, streams)
         Last task of each stream.
-    gathered : int32, shape (ranks, slots)
+    gathered : int64, shape (ranks, slots)
         Task that gathers the slot's parameters, until a pass has waited for it.
-    ring : int32, shape (ranks, 64)
+    ring : int64, shape (ranks, 64)
         The last passes (or blocks of them) of each rank, which a prefetch waits for.
     head, at : int64, shape (ranks,)
         Passes put into the ring, and the operation that is next.
@@ -139,14 +139,14 @@ class Progress(NamedTuple):
         Tasks emitted.
     """
 
-    ready_forward: Ids
-    ready_backward: Ids
-    done_forward: Ids
-    done_backward: Ids
-    copied: Ids
-    prev: Ids
-    gathered: Ids
-    ring: Ids
+    ready_forward: Longs
+    ready_backward: Longs
+    done_forward: Longs
+    done_backward: Longs
+    copied: Longs
+    prev: Longs
+    gathered: Longs
+    ring: Longs
     head: Longs
     at: Longs
     count: Longs
@@ -188,11 +188,11 @@ def fresh_progress(layout: Layout) -> Progress:
     ranks, slots = layout.chunk_of.shape
     shape = layout.goes_out.shape
     return Progress(
-        *(np.full(shape, -1, np.int32) for _ in range(4)),
-        copied=np.zeros(shape, np.int32),
-        prev=np.zeros((ranks, len(STREAMS)), np.int32),
-        gathered=np.zeros((ranks, slots), np.int32),
-        ring=np.zeros((ranks, _MAX_RING), np.int32),
+        *(np.full(shape, -1, np.int64) for _ in range(4)),
+        copied=np.zeros(shape, np.int64),
+        prev=np.zeros((ranks, len(STREAMS)), np.int64),
+        gathered=np.zeros((ranks, slots), np.int64),
+        ring=np.zeros((ranks, _MAX_RING), np.int64),
         head=np.zeros(ranks, np.int64),
         at=np.zeros(ranks, np.int64),
         count=np.zeros(1, np.int64),
@@ -237,6 +237,13 @@ def _add(t, progress, kind, stream, rank, chunk, mb, seconds, a, b, c):  # type:
 
 
 @inlined
+def _operation(layout, r, i):  # type: ignore[no-untyped-def]
+    """Operation, slot and micro-batch ``i`` of rank ``r``, all of one type: a part is compiled for each type anew."""
+    order = layout.order
+    return np.int64(order[0, r, i]), np.int64(order[1, r, i]), np.int64(order[2, r, i])
+
+
+@inlined
 def _also(t, progress, rank, chunk, mb, a, b):  # type: ignore[no-untyped-def]
     """One task to wait for in place of ``a`` and ``b``: ``b`` itself where ``a`` is none."""
     if a > 0:
@@ -249,7 +256,7 @@ def _held(layout, progress, r):  # type: ignore[no-untyped-def]
     """The pass that must have ended before the rank may prefetch once more; 0 if there is none."""
     ahead = min(layout.flags[F_PREFETCH] + 1, _MAX_RING)
     if progress.head[r] >= ahead:
-        return np.int64(progress.ring[r, (progress.head[r] - ahead) % _MAX_RING])
+        return progress.ring[r, (progress.head[r] - ahead) % _MAX_RING]
     return np.int64(0)
 
 
@@ -258,7 +265,7 @@ def _gather_first(layout, progress, t):  # type: ignore[no-untyped-def]
     """Gather parameters beside the first passes, in the order in which a rank first uses its slots."""
     for i in range(layout.order.shape[2]):
         for r in range(layout.order.shape[1]):
-            v = layout.order[1, r, i]
+            v = np.int64(layout.order[1, r, i])
             if v >= 0 and progress.gathered[r, v] == 0:
                 c = layout.chunk_of[r, v]
                 progress.gathered[r, v] = -1
@@ -272,7 +279,7 @@ def _gather_first(layout, progress, t):  # type: ignore[no-untyped-def]
 @inlined
 def _comes_forward(layout, progress, c, mb):  # type: ignore[no-untyped-def]
     """Task that brings a forward pass its input; 0 for none, -1 if there is none yet."""
-    return np.int64(progress.ready_forward[c - 1, mb]) if c > 0 else np.int64(0)
+    return progress.ready_forward[c - 1, mb] if c > 0 else np.int64(0)
 
 
 @inlined
@@ -280,7 +287,7 @@ def _comes_backward(layout, progress, c, mb):  # type: ignore[no-untyped-def]
     """The same of a backward pass, which also needs its own forward pass."""
     if progress.done_forward[c, mb] < 0:
         return np.int64(-1)
-    return np.int64(progress.ready_backward[c + 1, mb]) if c < len(layout.seconds) - 1 else np.int64(0)
+    return progress.ready_backward[c + 1, mb] if c < len(layout.seconds) - 1 else np.int64(0)
 
 
 @inlined
@@ -314,7 +321,7 @@ def _run(layout, progress, t, r, place, start, wait, wait2):  # type: ignore[no-
 
     Returns its last task.
     """
-    kind, slot, mb = layout.order[0, r, place], layout.order[1, r, place], layout.order[2, r, place]
+    kind, slot, mb = _operation(layout, r, place)
     c = layout.chunk_of[r, slot]
     seconds, flags = layout.seconds, layout.flags
     writes = kind in (BACKWARD, WEIGHT, PAIRED_BACKWARD)
@@ -373,10 +380,10 @@ def _send(layout, progress, t, r, c, mb, seconds, backward, out):  # type: ignor
     kind = K_SEND_BACKWARD if backward else K_SEND_FORWARD
     if layout.flags[F_P2P]:
         stream = S_SEND_BACKWARD if backward else S_SEND_FORWARD
-        a, b = np.int64(out), np.int64(progress.prev[r, stream])
+        a, b = out, progress.prev[r, stream]
     else:
         stream = S_COMPUTE
-        a, b = np.int64(progress.prev[r, S_COMPUTE]), np.int64(0)
+        a, b = progress.prev[r, S_COMPUTE], np.int64(0)
     task = _add(t, progress, kind, stream, r, c, mb, seconds, a, b, 0)
     progress.prev[r, stream] = task
     return task
@@ -413,7 +420,7 @@ def _operate(layout, progress, t, r, i):  # type: ignore[no-untyped-def]
 
     Returns how many operations that were; 0 if one that it waits for has not been emitted yet.
     """
-    op, slot, mb = layout.order[0, r, i], layout.order[1, r, i], layout.order[2, r, i]
+    op, slot, mb = _operation(layout, r, i)
     c = layout.chunk_of[r, slot]
     pair, backward = op == PAIRED_FORWARD, op in (BACKWARD, INPUT)
     cb, mb2, come, come2 = c, mb, np.int64(0), np.int64(0)
@@ -424,13 +431,14 @@ def _operate(layout, progress, t, r, i):  # type: ignore[no-untyped-def]
     elif progress.done_backward[c, mb] < 0:
         come = np.int64(-1)
     if pair:
-        cb, mb2 = layout.chunk_of[r, layout.order[1, r, i + 1]], layout.order[2, r, i + 1]
+        _, slot2, mb2 = _operation(layout, r, i + 1)
+        cb = layout.chunk_of[r, slot2]
         come2 = _comes_backward(layout, progress, cb, mb2)
     if come < 0 or come2 < 0:
         return 0
-    start = np.int64(progress.prev[r, S_COMPUTE])
+    start = progress.prev[r, S_COMPUTE]
     if (op == FORWARD or pair) and progress.gathered[r, slot] > 0:
-        come2 = _also(t, progress, r, c, mb, come2, np.int64(progress.gathered[r, slot]))
+        come2 = _also(t, progress, r, c, mb, come2, progress.gathered[r, slot])
         progress.gathered[r, slot] = -1
     if (backward or pair) and progress.copied[cb, mb2] > 0:
         back = _copy_back(layout, progress, t, r, cb, mb2)
