@@ -115,10 +115,15 @@ def engine_seconds(costs: PipelineCosts) -> dict[str, float]:
         "maxplus": best(lambda: kernels.maxplus(pred, graph.duration_s, end)),
         "event": best(
             lambda: kernels.events(
-                graph.kind, lane, graph.duration_s, edges._replace(need=edges.need.copy()),
-                kernels.fresh_lanes(lanes, n), start, end,
+                graph.kind,
+                lane,
+                graph.duration_s,
+                edges._replace(need=edges.need.copy()),
+                kernels.fresh_lanes(lanes, n),
+                start,
+                end,
             )
-        ),  # fmt: skip
+        ),
         "contention": kernel_time(graph, slow, None),
         "fabric": kernel_time(graph, Contention(), ports(graph, None)),
         "fabric, one shared link": kernel_time(graph, Contention(), ports(graph, 4e9)),

@@ -6,6 +6,9 @@ where that cannot be written), so that the next process loads it in milliseconds
 announced in one line on stderr; so is a folder that cannot be read or written, once, and then work goes on without it.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+# (the insides of Numba that a cache stands on have no annotations)
+
 from __future__ import annotations
 
 import functools
@@ -24,7 +27,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _PACKAGE = Path(__file__).parent
 _said: set[str] = set()
 # Kernels allocate nothing, so that arrays need no counting of references, and division by zero gives infinity.
-_OPTIONS = {"_nrt": False, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+_njit: Callable[..., Callable[[Callable[..., Any]], Any]] = njit  # its stubs know neither of these options
 
 
 def _say(key: str, text: str) -> None:
@@ -63,7 +67,7 @@ def _stamp(room: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(path.relative_to(room)), info.st_mtime_ns, info.st_size) for path, info in found)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's cache of one function that goes out of date with its whole room, and that never stops a run."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -80,7 +84,10 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # whatever a torn or foreign pickle raises
-            _say("read", f"compiled code in {self.cache_path} cannot be read ({type(error).__name__}); made anew")
+            _say(
+                "read",
+                f"compiled code in {self.cache_path} cannot be read ({type(error).__name__}); made anew",
+            )
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -90,12 +97,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
             except OSError:
                 raise
             except Exception:  # a damaged index: begin a new one
-                self.flush()
-                super().save_overload(sig, data)
+                self._cache_file.flush()
+                FunctionCache.save_overload(self, sig, data)
         except Exception as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             _say(
-                "write", f"compiled code cannot be kept in {self.cache_path} ({reason}); it is made in every run"
+                "write",
+                f"compiled code cannot be kept in {self.cache_path} ({reason}); it is made in every run",
             )
 
 
@@ -112,7 +120,7 @@ def kernel(function: Function) -> Function:
     callable
         A Numba dispatcher: calls compile or load as needed; ``py_func`` is the function as written.
     """
-    dispatcher = njit(**_OPTIONS, no_cfunc_wrapper=True)(function)
+    dispatcher = _njit(**_OPTIONS)(function)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"):
         try:
             dispatcher._cache = _Cache(function)
@@ -123,21 +131,20 @@ def kernel(function: Function) -> Function:
 
 def _widened(kind: Any) -> Any:
     """The type that an argument of a part is passed as: whole numbers of any size and constants as one."""
-    kind = types.unliteral(kind)
-    return types.int64 if isinstance(kind, types.Integer) and kind.signed else kind
+    plain: Any = getattr(kind, "literal_type", kind)
+    return types.int64 if plain in types.signed_domain else plain
 
 
-def inlined(function: Function) -> Function:
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of kernels: put in place of its calls there, not to be called from Python.
 
     It is compiled once for all integer arguments and constants, not once for each, and can return whole numbers of one
     size alone.
     """
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
-    dispatcher = njit(**_OPTIONS, **options)(function)
+    dispatcher = _njit(**_OPTIONS, no_cpython_wrapper=True, forceinline=True)(function)
     find = getattr(dispatcher, "get_call_template", None)
     if find is not None:
         dispatcher.get_call_template = lambda args, kws: find(
             tuple(_widened(arg) for arg in args), {name: _widened(arg) for name, arg in kws.items()}
         )
-    return cast(Function, dispatcher)
+    return cast(Callable[..., Any], dispatcher)

@@ -79,7 +79,7 @@ def critical_path(timeline: Timeline, costs: PipelineCosts) -> CriticalPath:
     graph = timeline.graph
     out = np.empty(len(graph), np.int32)
     n = walks.critical(graph.pred, graph.kind, timeline.end_s, out)
-    tasks = out[:n][::-1].copy()
+    tasks = out[:n][::-1].astype(np.int64)
     taken = timeline.taken_s
     lanes = exposed_lanes(graph, costs, taken)
     seconds: dict[str, float] = {}

@@ -1,7 +1,8 @@
 """Compiled kernels of symmetry: dense labels of 64-bit colours, and colour refinement.
 
-A colour is a 64-bit hash that stands for everything known of a flow or link; equal colours are one class. The plain twin
-of the refinement is `oracles.flow.refine`. Flows, segments and links are as in `fullmesh.network.flow.records.Paths`.
+A colour is a 64-bit hash that stands for everything known of a flow or link; equal colours are one class. The plain
+twin of the refinement is `oracles.flow.refine`. Flows, segments and links are as in
+`fullmesh.network.flow.records.Paths`.
 """
 
 from __future__ import annotations
@@ -66,9 +67,7 @@ def _scramble(x):  # type: ignore[no-untyped-def]
 
 def _table(n: int) -> Table:
     """An empty table for ``n`` colours."""
-    return Table(
-        np.full(1 << max(6, (2 * n - 1).bit_length()), -1, np.int32), np.empty(max(n, 1), np.int32)
-    )
+    return Table(np.full(1 << max(6, (2 * n - 1).bit_length()), -1, np.int32), np.empty(max(n, 1), np.int32))
 
 
 @kernel

@@ -170,7 +170,7 @@ def _start_flows(state, transfers, places, coming, now):  # type: ignore[no-unty
 def _retime(state, transfers, now):  # type: ignore[no-untyped-def]
     """Expect the completions of all flows whose rate the last solve has changed."""
     solve = state.solve
-    for i in range(solve.count[OPENED]):
+    for i in range(solve.num[OPENED]):
         f = np.int64(solve.flow[i])
         old, new = solve.old_rate[i], state.flows.rate[f]
         if new == old:
@@ -230,8 +230,8 @@ def simulate(state: State, transfers: Transfers, places: Places, tolerance: floa
             now = max(now, transfers.start[transfers.by_start[coming]])
         if solves % _SUM_ANEW == 0:
             _sum_anew(state, transfers)
-        solve.count[OPENED] = 0
-        solve.count[STILL_OPEN] = 0
+        solve.num[OPENED] = 0
+        solve.num[STILL_OPEN] = 0
         coming, started = _start_flows(state, transfers, places, coming, now)
         running += started
         if running == 0:

@@ -114,7 +114,7 @@ class Queue(NamedTuple):
         Place in ``heap``; `ABSENT` or `DONE` outside it.
     touched : int32, shape (links,)
         Links that have been in the heap during this solve.
-    count : int64, shape (2,)
+    num : int64, shape (2,)
         Links in the heap, and touched ones.
     """
 
@@ -122,7 +122,7 @@ class Queue(NamedTuple):
     heap: IntArray
     place: IntArray
     touched: IntArray
-    count: LongArray
+    num: LongArray
 
 
 class Solve(NamedTuple):
@@ -138,7 +138,7 @@ class Solve(NamedTuple):
         Flows of each segment that settle together; 0 between uses.
     segment : int32, shape (segments,)
         Segments of those.
-    count : int64, shape (2,)
+    num : int64, shape (2,)
         Flows that it opened, and those of them still open.
     """
 
@@ -146,7 +146,7 @@ class Solve(NamedTuple):
     old_rate: FloatArray
     delta: FloatArray
     segment: IntArray
-    count: LongArray
+    num: LongArray
 
 
 class State(NamedTuple):
@@ -187,19 +187,19 @@ def fresh_state(paths: Paths, crossing: Crossing) -> State:
             heap=np.zeros(num_links, np.int32),
             place=np.full(num_links, -1, np.int32),
             touched=np.zeros(num_links, np.int32),
-            count=np.zeros(2, np.int64),
+            num=np.zeros(2, np.int64),
         ),
         Solve(
             flow=np.zeros(num_flows, np.int32),
             old_rate=np.zeros(num_flows),
             delta=np.zeros(num_segments),
             segment=np.zeros(num_segments, np.int32),
-            count=np.zeros(2, np.int64),
+            num=np.zeros(2, np.int64),
         ),
     )
 
 
-def crossing_of(paths: Paths, active: LongArray) -> Crossing:
+def crossing_of(paths: Paths, active: LongArray | IntArray) -> Crossing:
     """Who crosses what, counting the flows ``active`` (shape (some,)) alone; all of them present."""
     num_links, num_segments = len(paths.cap), len(paths.ptr) - 1
     order = np.argsort(paths.link, kind="stable")

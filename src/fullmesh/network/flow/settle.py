@@ -20,8 +20,8 @@ from fullmesh.network.flow.records import OPEN, TIE
 
 # places of a link outside the heap: untouched in this solve, dealt with, waiting for the end of filling
 ABSENT, DONE, PARKED = -1, -2, -3
-SIZE, TOUCHED = 0, 1  # places in Queue.count
-OPENED, STILL_OPEN = 0, 1  # places in Solve.count
+SIZE, TOUCHED = 0, 1  # places in Queue.num
+OPENED, STILL_OPEN = 0, 1  # places in Solve.num
 LEAVE, SPARE, FULL = range(3)  # what a link is found to be: of no interest now, not full at its level, full
 
 
@@ -31,10 +31,10 @@ def _lower(queue, ln, key):  # type: ignore[no-untyped-def]
     i = np.int64(queue.place[ln])
     if i < 0:
         if i == ABSENT:
-            queue.touched[queue.count[TOUCHED]] = ln
-            queue.count[TOUCHED] += 1
-        i = queue.count[SIZE]
-        queue.count[SIZE] = i + 1
+            queue.touched[queue.num[TOUCHED]] = ln
+            queue.num[TOUCHED] += 1
+        i = queue.num[SIZE]
+        queue.num[SIZE] = i + 1
     elif key >= queue.key[ln]:
         return
     queue.key[ln] = key
@@ -54,8 +54,8 @@ def _lower(queue, ln, key):  # type: ignore[no-untyped-def]
 def _take(queue):  # type: ignore[no-untyped-def]
     """Take the link of the lowest key out of the heap."""
     top = np.int64(queue.heap[0])
-    size = queue.count[SIZE] - 1
-    queue.count[SIZE] = size
+    size = queue.num[SIZE] - 1
+    queue.num[SIZE] = size
     queue.place[top] = DONE
     if size == 0:
         return top
@@ -116,11 +116,11 @@ def unload(state, f):  # type: ignore[no-untyped-def]
 def open_flow(state, f, old_rate):  # type: ignore[no-untyped-def]
     """Open flow ``f``, which takes ``old_rate`` from its links now."""
     paths, links, solve = state.paths, state.links, state.solve
-    n = solve.count[OPENED]
+    n = solve.num[OPENED]
     solve.flow[n] = f
     solve.old_rate[n] = old_rate
-    solve.count[OPENED] = n + 1
-    solve.count[STILL_OPEN] += 1
+    solve.num[OPENED] = n + 1
+    solve.num[STILL_OPEN] += 1
     state.flows.rate[f] = OPEN
     state.flows.limit[f] = -1
     for c in range(paths.seg.shape[1]):
@@ -145,7 +145,7 @@ def _open_more(state, ln, above):  # type: ignore[no-untyped-def]
     many were opened.
     """
     crossing, flows = state.crossing, state.flows
-    before = state.solve.count[OPENED]
+    before = state.solve.num[OPENED]
     for e in range(crossing.link_ptr[ln], crossing.link_ptr[ln + 1]):
         s = crossing.link_seg[e]
         for j in range(crossing.flow_ptr[s], crossing.flow_ptr[s] + crossing.num_flows[s]):
@@ -154,7 +154,7 @@ def _open_more(state, ln, above):  # type: ignore[no-untyped-def]
             if wanted and flows.limit[f] >= 0:
                 state.links.num_limited[flows.limit[f]] -= 1
                 open_flow(state, f, flows.rate[f])
-    return state.solve.count[OPENED] - before
+    return state.solve.num[OPENED] - before
 
 
 @inlined
@@ -192,7 +192,7 @@ def _close(state, ln, share):  # type: ignore[no-untyped-def]
             else:
                 links.open_weight[other] -= paths.weight[e] * d
     links.num_limited[ln] += closed
-    solve.count[STILL_OPEN] -= closed
+    solve.num[STILL_OPEN] -= closed
 
 
 @inlined
@@ -206,7 +206,7 @@ def _decide(state, ln):  # type: ignore[no-untyped-def]
     """
     links, queue = state.links, state.queue
     share, key = _share(links, ln), _next(links, ln)
-    if key > queue.key[ln] * (1.0 + TIE) and queue.count[SIZE] > 0 and key > queue.key[queue.heap[0]]:
+    if key > queue.key[ln] * (1.0 + TIE) and queue.num[SIZE] > 0 and key > queue.key[queue.heap[0]]:
         if key < np.inf:  # others come first
             _lower(queue, ln, key)
         return LEAVE, share
@@ -220,8 +220,8 @@ def _decide(state, ln):  # type: ignore[no-untyped-def]
 @inlined
 def _park(queue):  # type: ignore[no-untyped-def]
     """Empty the heap: with no flow open only links that lost some of their load matter."""
-    queue.count[SIZE] = 0
-    for i in range(queue.count[TOUCHED]):
+    queue.num[SIZE] = 0
+    for i in range(queue.num[TOUCHED]):
         if queue.place[queue.touched[i]] >= 0:
             queue.place[queue.touched[i]] = PARKED
 
@@ -236,7 +236,7 @@ def _unfilled(state, cursor):  # type: ignore[no-untyped-def]
         The link, -1 if there is none, and the place after it.
     """
     links, queue = state.links, state.queue
-    for i in range(cursor, queue.count[TOUCHED]):
+    for i in range(cursor, queue.num[TOUCHED]):
         ln = np.int64(queue.touched[i])
         if queue.place[ln] == PARKED:
             queue.place[ln] = DONE
@@ -259,10 +259,10 @@ def settle(state):  # type: ignore[no-untyped-def]
             ln, cursor = _unfilled(state, cursor)
             what, share = SPARE, np.inf
             if ln < 0:
-                if solve.count[STILL_OPEN] == 0:
+                if solve.num[STILL_OPEN] == 0:
                     break
                 continue
-        elif solve.count[STILL_OPEN] > 0 and queue.count[SIZE] > 0:
+        elif solve.num[STILL_OPEN] > 0 and queue.num[SIZE] > 0:
             ln = _take(queue)
             what, share = _decide(state, ln)
             if what == LEAVE:
@@ -282,10 +282,10 @@ def settle(state):  # type: ignore[no-untyped-def]
             links.level[ln] = share
         if _next(links, ln) < np.inf:
             _lower(queue, ln, _next(links, ln))
-    for i in range(solve.count[OPENED]):
+    for i in range(solve.num[OPENED]):
         state.flows.limit[solve.flow[i]] = -2 - state.flows.limit[solve.flow[i]]
-    for i in range(queue.count[TOUCHED]):
+    for i in range(queue.num[TOUCHED]):
         queue.place[queue.touched[i]] = ABSENT
-    queue.count[SIZE] = 0
-    queue.count[TOUCHED] = 0
+    queue.num[SIZE] = 0
+    queue.num[TOUCHED] = 0
     return levels

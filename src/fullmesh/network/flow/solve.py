@@ -176,7 +176,9 @@ def max_min_rates(problem: Problem) -> FloatArray:
     """Max-min fair rate of each flow in bytes per second, shape (flows,); infinite for a flow without links."""
     paths = paths_of(problem)
     rate = np.full(len(problem.seg), np.inf)
-    entries = len(problem.seg) * problem.seg.shape[1] * max(1, len(problem.link) // max(1, len(problem.ptr) - 1))
+    entries = (
+        len(problem.seg) * problem.seg.shape[1] * max(1, len(problem.link) // max(1, len(problem.ptr) - 1))
+    )
     if entries <= FEW_ENTRIES:
         active, left = _settle_few(paths, rate)
         if not len(active):
@@ -252,6 +254,7 @@ def completion_times(
         Seconds, infinite for flows that never move; and the number of solves.
     """
     from fullmesh.network.flow import events
+
     order = _by_fullest(problem, size)
     problem = dataclasses.replace(problem, seg=np.ascontiguousarray(problem.seg[order]))
     paths = paths_of(problem)

@@ -204,7 +204,8 @@ def settle_by_level(state: State, active: IntArray) -> int:
     int
         Number of levels.
     """
-    state.solve.count[OPENED] = 0
+    state.solve.num[OPENED] = 0
     for f in active:
         open_flow(state, f, 0.0)
-    return settle(state)
+    levels: int = settle(state)
+    return levels

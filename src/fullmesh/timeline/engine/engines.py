@@ -172,7 +172,11 @@ def shared_state(
         work = graph.duration_s
     else:
         routes = kernels_shared.Routes(
-            network.link_bytes_per_s, network.route_ptr, network.route_link, network.route_weight, network.route_of
+            network.link_bytes_per_s,
+            network.route_ptr,
+            network.route_link,
+            network.route_weight,
+            network.route_of,
         )
         work = np.where(network.route_of >= 0, network.bytes, graph.duration_s)
     tasks = kernels_shared.Tasks(graph.kind, graph.stream, graph.rank, work)

@@ -215,7 +215,13 @@ def wait_in_line(head, tail, following, ln, i):  # type: ignore[no-untyped-def]
 
 @kernel
 def events(
-    kind: npt.NDArray[np.int8], lane: Ids, duration: Floats, edges: Edges, lanes: Lanes, start: Floats, end: Floats
+    kind: npt.NDArray[np.int8],
+    lane: Ids,
+    duration: Floats,
+    edges: Edges,
+    lanes: Lanes,
+    start: Floats,
+    end: Floats,
 ) -> int:
     """Event replay with one running task a lane; a ready task that finds its lane busy queues in order of readiness.
 

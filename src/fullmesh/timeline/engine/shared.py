@@ -19,7 +19,7 @@ from fullmesh.timeline.schedule.tasks import K_JOIN, STREAMS
 
 NUM_STREAMS = len(STREAMS)
 Longs = npt.NDArray[np.int64]
-# places in State.count
+# places in State.num
 SIZE, TOP, DIRTY, SEEDS, MARK, RAN = range(6)
 
 
@@ -169,7 +169,7 @@ class Ranks(NamedTuple):
 class State(NamedTuple):
     """Everything that the engine reads and changes.
 
-    ``ready``, int32, shape (N,), is the stack of tasks that can start; ``count``, int64, shape (6,), holds the sizes of
+    ``ready``, int32, shape (N,), is the stack of tasks that can start; ``num``, int64, shape (6,), holds the sizes of
     heap, stack, dirty ranks and seeds, the number of the last solve, and how many tasks ran.
     """
 
@@ -182,7 +182,7 @@ class State(NamedTuple):
     fair: Fair
     ranks: Ranks
     ready: Ids
-    count: Longs
+    num: Longs
 
 
 def fresh_state(tasks: Tasks, edges: Edges, slow: Slowdown, routes: Routes, num_ranks: int) -> State:
@@ -208,7 +208,7 @@ def fresh_state(tasks: Tasks, edges: Edges, slow: Slowdown, routes: Routes, num_
         ),
         Ranks(np.zeros(num_ranks, np.int64), np.empty(num_ranks, np.int32), np.zeros(num_ranks, np.bool_)),
         ready=np.empty(n, np.int32),
-        count=np.zeros(6, np.int64),
+        num=np.zeros(6, np.int64),
     )  # fmt: skip
 
 
@@ -250,8 +250,8 @@ def _mark_rank(state, r):  # type: ignore[no-untyped-def]
     """Note that the streams of rank ``r`` changed."""
     if not state.ranks.is_dirty[r]:
         state.ranks.is_dirty[r] = True
-        state.ranks.dirty[state.count[DIRTY]] = r
-        state.count[DIRTY] += 1
+        state.ranks.dirty[state.num[DIRTY]] = r
+        state.num[DIRTY] += 1
 
 
 @inlined
@@ -259,8 +259,8 @@ def _mark_link(state, link):  # type: ignore[no-untyped-def]
     """Note that the lanes of a link changed."""
     if not state.fair.seeded[link]:
         state.fair.seeded[link] = True
-        state.fair.seeds[state.count[SEEDS]] = link
-        state.count[SEEDS] += 1
+        state.fair.seeds[state.num[SEEDS]] = link
+        state.num[SEEDS] += 1
 
 
 @inlined
@@ -304,10 +304,10 @@ def _connected(state):  # type: ignore[no-untyped-def]
     """
     fair, on, routes = state.fair, state.on, state.routes
     places = len(on.after) // len(on.lane_route)
-    state.count[MARK] += 1
-    mark = state.count[MARK]
+    state.num[MARK] += 1
+    mark = state.num[MARK]
     num_links, num_lanes, at = 0, 0, 0
-    for q in range(state.count[SEEDS]):
+    for q in range(state.num[SEEDS]):
         fair.link_mark[fair.seeds[q]] = mark
         fair.links[num_links] = fair.seeds[q]
         num_links += 1
@@ -371,44 +371,44 @@ def _fair_shares(state):  # type: ignore[no-untyped-def]
 @inlined
 def _end_tasks(state, now, end):  # type: ignore[no-untyped-def]
     """End everything that ends now, and put what waited for it on the stack."""
-    lanes, count = state.lanes, state.count
-    while count[SIZE] > 0 and lanes.key[lanes.heap[0]] <= now:
+    lanes, num = state.lanes, state.num
+    while num[SIZE] > 0 and lanes.key[lanes.heap[0]] <= now:
         ln = np.int64(lanes.heap[0])
-        count[SIZE] -= 1
-        moved = np.int64(lanes.heap[count[SIZE]])
+        num[SIZE] -= 1
+        moved = np.int64(lanes.heap[num[SIZE]])
         lanes.pos[ln] = -1
         lanes.key[ln] = np.inf
-        if count[SIZE] > 0:
+        if num[SIZE] > 0:
             lanes.heap[0] = moved
             lanes.pos[moved] = 0
-            _place(lanes, count[SIZE], moved)
+            _place(lanes, num[SIZE], moved)
         i = np.int64(lanes.running[ln])
         lanes.running[ln] = -1
         end[i] = now
-        count[RAN] += 1
+        num[RAN] += 1
         r = state.tasks.rank[i]
         state.ranks.mask[r] &= ~(1 << (ln - r * NUM_STREAMS))
         _mark_rank(state, r)
         if state.on.lane_route[ln] >= 0:
             _leave_links(state, ln)
         if lanes.head[ln] >= 0:
-            state.ready[count[TOP]] = lanes.head[ln]
-            count[TOP] += 1
+            state.ready[num[TOP]] = lanes.head[ln]
+            num[TOP] += 1
             lanes.head[ln] = lanes.following[lanes.head[ln]]
-        count[TOP] = release(state.edges, i, state.ready, count[TOP])
+        num[TOP] = release(state.edges, i, state.ready, num[TOP])
 
 
 @inlined
 def _start_tasks(state, now, start, end):  # type: ignore[no-untyped-def]
     """Start everything that can start now, or put it in line behind what runs on its stream."""
-    tasks, lanes, count = state.tasks, state.lanes, state.count
-    while count[TOP] > 0:
-        count[TOP] -= 1
-        i = np.int64(state.ready[count[TOP]])
+    tasks, lanes, num = state.tasks, state.lanes, state.num
+    while num[TOP] > 0:
+        num[TOP] -= 1
+        i = np.int64(state.ready[num[TOP]])
         if tasks.kind[i] == K_JOIN:
             start[i], end[i] = now, now
-            count[RAN] += 1
-            count[TOP] = release(state.edges, i, state.ready, count[TOP])
+            num[RAN] += 1
+            num[TOP] = release(state.edges, i, state.ready, num[TOP])
             continue
         r = np.int64(tasks.rank[i])
         ln = r * NUM_STREAMS + tasks.stream[i]
@@ -426,10 +426,10 @@ def _start_tasks(state, now, start, end):  # type: ignore[no-untyped-def]
         else:
             lanes.rate[ln] = 1.0
             lanes.key[ln] = now + tasks.work[i]
-        lanes.heap[count[SIZE]] = ln
-        lanes.pos[ln] = count[SIZE]
-        count[SIZE] += 1
-        _place(lanes, count[SIZE], ln)
+        lanes.heap[num[SIZE]] = ln
+        lanes.pos[ln] = num[SIZE]
+        num[SIZE] += 1
+        _place(lanes, num[SIZE], ln)
         _mark_rank(state, r)
 
 
@@ -443,14 +443,14 @@ def _retime(state, ln, rate, now):  # type: ignore[no-untyped-def]
     lanes.since[ln] = now
     lanes.rate[ln] = rate
     lanes.key[ln] = now + lanes.rest[ln] / rate if rate > 0 else np.inf
-    _place(lanes, state.count[SIZE], ln)
+    _place(lanes, state.num[SIZE], ln)
 
 
 @inlined
 def _rate_ranks(state, now):  # type: ignore[no-untyped-def]
     """Give the busy lanes of all changed ranks the rate that what runs beside them leaves."""
     ranks, on = state.ranks, state.on
-    for q in range(state.count[DIRTY]):
+    for q in range(state.num[DIRTY]):
         r = np.int64(ranks.dirty[q])
         ranks.is_dirty[r] = False
         busy, base = ranks.mask[r], r * NUM_STREAMS
@@ -468,7 +468,7 @@ def _rate_ranks(state, now):  # type: ignore[no-untyped-def]
                 if computes:
                     full /= state.slow.communication[at]
             _retime(state, ln, full, now)
-    state.count[DIRTY] = 0
+    state.num[DIRTY] = 0
 
 
 @kernel
@@ -491,24 +491,24 @@ def shared(state: State, start: Floats, end: Floats) -> tuple[int, int]:
     tuple of int
         Tasks that ran, and fair-share solves.
     """
-    count, fair = state.count, state.fair
+    num, fair = state.num, state.fair
     start[0], end[0] = 0.0, 0.0
     now, solves = 0.0, 0
-    count[RAN] = 1
-    count[TOP] = first_ready(state.edges, state.ready)
+    num[RAN] = 1
+    num[TOP] = first_ready(state.edges, state.ready)
     while now < np.inf:
         _end_tasks(state, now, end)
         _start_tasks(state, now, start, end)
-        if count[SIZE] == 0:
+        if num[SIZE] == 0:
             break
-        if count[SEEDS] > 0:
+        if num[SEEDS] > 0:
             rated = _fair_shares(state)
             solves += 1
-            for q in range(count[SEEDS]):
+            for q in range(num[SEEDS]):
                 fair.seeded[fair.seeds[q]] = False
-            count[SEEDS] = 0
+            num[SEEDS] = 0
             for q in range(rated):
                 _mark_rank(state, fair.lanes[q] // NUM_STREAMS)
         _rate_ranks(state, now)
         now = state.lanes.key[state.lanes.heap[0]]
-    return count[RAN], solves
+    return num[RAN], solves

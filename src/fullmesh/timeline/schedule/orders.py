@@ -73,7 +73,9 @@ def one_f_one_b(num_stages: int, num_slots: int, num_microbatches: int) -> Ints:
 def interleaved(num_stages: int, num_slots: int, num_microbatches: int) -> Ints:
     """Virtual stages: groups of micro-batches pass slot after slot, a group being at least a pipeline long."""
     total = num_slots * num_microbatches
-    num_groups = max(1, num_microbatches // num_stages)  # a shorter last group would stall, so it joins the one before
+    num_groups = max(
+        1, num_microbatches // num_stages
+    )  # a shorter last group would stall, so it joins the one before
     begins = np.append(np.arange(num_groups) * num_stages, num_microbatches)
     forward = np.concatenate(
         [

@@ -143,17 +143,16 @@ def build_graph(costs: PipelineCosts) -> TaskGraph:
             where="schedule",
             hint="an earlier operation of another rank waits for one that comes later here",
         )
-    num = int(progress.count[0])
+    num = int(progress.num[0])
     assert num <= bound
-    kind, stream, rank, chunk, mb_column, duration, pred = (c[:num] for c in columns)
     return TaskGraph(
-        kind=kind,
-        stream=stream,
-        rank=rank,
-        chunk=chunk,
-        microbatch=mb_column,
-        duration_s=duration,
-        pred=pred,
+        kind=columns.kind[:num],
+        stream=columns.stream[:num],
+        rank=columns.rank[:num],
+        chunk=columns.chunk[:num],
+        microbatch=columns.microbatch[:num],
+        duration_s=columns.seconds[:num],
+        pred=columns.pred[:num],
         num_ranks=costs.num_stages,
         num_stages=costs.num_stages,
     )

@@ -135,7 +135,7 @@ class Progress(NamedTuple):
         The last passes (or blocks of them) of each rank, which a prefetch waits for.
     head, at : int64, shape (ranks,)
         Passes put into the ring, and the operation that is next.
-    count : int64, shape (1,)
+    num : int64, shape (1,)
         Tasks emitted.
     """
 
@@ -149,13 +149,14 @@ class Progress(NamedTuple):
     ring: Longs
     head: Longs
     at: Longs
-    count: Longs
+    num: Longs
 
 
 def upper_bound(order: Ids, parts: int, lanes: int, num_slots: int) -> int:
     """At least as many tasks as the builder will emit."""
     ops = int(np.count_nonzero(order[0] >= 0))
-    return 1 + ops * (parts * 2 + lanes + 7) + order.shape[1] * (num_slots * (3 * parts + 2) + 16)
+    ranks: int = order.shape[1]
+    return 1 + ops * (parts * 2 + lanes + 7) + ranks * (num_slots * (3 * parts + 2) + 16)
 
 
 def fresh_columns(bound: int) -> Columns:
@@ -188,14 +189,17 @@ def fresh_progress(layout: Layout) -> Progress:
     ranks, slots = layout.chunk_of.shape
     shape = layout.goes_out.shape
     return Progress(
-        *(np.full(shape, -1, np.int64) for _ in range(4)),
+        ready_forward=np.full(shape, -1, np.int64),
+        ready_backward=np.full(shape, -1, np.int64),
+        done_forward=np.full(shape, -1, np.int64),
+        done_backward=np.full(shape, -1, np.int64),
         copied=np.zeros(shape, np.int64),
         prev=np.zeros((ranks, len(STREAMS)), np.int64),
         gathered=np.zeros((ranks, slots), np.int64),
         ring=np.zeros((ranks, _MAX_RING), np.int64),
         head=np.zeros(ranks, np.int64),
         at=np.zeros(ranks, np.int64),
-        count=np.zeros(1, np.int64),
+        num=np.zeros(1, np.int64),
     )
 
 
@@ -222,7 +226,7 @@ def _far_apart(order: Ids, chunk_of: Longs, shape: tuple[int, int]) -> npt.NDArr
 @inlined
 def _add(t, progress, kind, stream, rank, chunk, mb, seconds, a, b, c):  # type: ignore[no-untyped-def]
     """Emit a task that waits for tasks ``a``, ``b`` and ``c`` (0 for none); returns its number."""
-    i = progress.count[0]
+    i = progress.num[0]
     t.kind[i] = kind
     t.stream[i] = stream
     t.rank[i] = rank
@@ -232,7 +236,7 @@ def _add(t, progress, kind, stream, rank, chunk, mb, seconds, a, b, c):  # type:
     t.pred[i, 0] = a
     t.pred[i, 1] = b
     t.pred[i, 2] = c
-    progress.count[0] = i + 1
+    progress.num[0] = i + 1
     return i
 
 
@@ -327,7 +331,9 @@ def _run(layout, progress, t, r, place, start, wait, wait2):  # type: ignore[no-
     writes = kind in (BACKWARD, WEIGHT, PAIRED_BACKWARD)
     fsdp = seconds[c, D_FSDP_GATHER] > 0 and kind != WEIGHT
     scatter = seconds[c, D_FSDP_SCATTER] > 0 and writes
-    reduce = writes and layout.last[r, slot] == place and flags[F_GRAD_OVERLAP] > 0 and seconds[c, D_REDUCE] > 0
+    reduce = (
+        writes and layout.last[r, slot] == place and flags[F_GRAD_OVERLAP] > 0 and seconds[c, D_REDUCE] > 0
+    )
     parts = flags[F_BLOCKS] if (fsdp or scatter) else (flags[F_BUCKETS] if reduce else np.int64(1))
     total, out = _pass_seconds(layout, kind, c), start
     for _ in range(parts):
@@ -505,7 +511,7 @@ def build(layout: Layout, progress: Progress, t: Columns, num_ops: int, grad_nor
     ----------
     layout : Layout
     progress : Progress
-        As `fresh_progress` gives it; ``count`` and ``at`` say how far the builder came.
+        As `fresh_progress` gives it; ``num`` and ``at`` say how far the builder came.
     t : Columns
         Receives the tasks.
     num_ops : int

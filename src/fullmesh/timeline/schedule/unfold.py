@@ -100,7 +100,8 @@ def factor(distribution: int, cv: float, seed: int, member: int, task: int, widt
     member, task : int
         Device and task that the factor is for.
     """
-    return _factor(distribution, cv, seed, member, task, width)
+    out: float = _factor(distribution, cv, seed, member, task, width)
+    return out
 
 
 class Parts(NamedTuple):
@@ -161,12 +162,12 @@ class Copies(NamedTuple):
 
 class Unfolding(NamedTuple):
     """Scratch: ``where``, int32, shape (N, K), the task of each copy (or what joins it with others); ``level``, int32,
-    shape (K + 1,), tasks that are being joined; ``count``, int64, shape (1,), tasks emitted.
+    shape (K + 1,), tasks that are being joined; ``num``, int64, shape (1,), tasks emitted.
     """
 
     where: Ids
     level: Ids
-    count: npt.NDArray[np.int64]
+    num: npt.NDArray[np.int64]
 
 
 @inlined
@@ -196,7 +197,7 @@ def _seconds(tasks, parts, factors, copies, i, k):  # type: ignore[no-untyped-de
 @inlined
 def _copy_task(tasks, out, work, i, k, num_stages, seconds):  # type: ignore[no-untyped-def]
     """Emit task ``i`` of copy ``k``."""
-    n = work.count[0]
+    n = work.num[0]
     out.kind[n], out.stream[n], out.chunk[n] = tasks.kind[i], tasks.stream[i], tasks.chunk[i]
     out.microbatch[n] = tasks.microbatch[i]
     out.rank[n] = k * num_stages + tasks.rank[i]
@@ -205,7 +206,7 @@ def _copy_task(tasks, out, work, i, k, num_stages, seconds):  # type: ignore[no-
         q = tasks.pred[i, j]
         out.pred[n, j] = work.where[q, k] if q > 0 else 0
     work.where[i, k] = n
-    work.count[0] = n + 1
+    work.num[0] = n + 1
 
 
 @inlined
@@ -218,7 +219,7 @@ def _join(tasks, out, work, i, first, size, num_stages):  # type: ignore[no-unty
         made = 0
         for j in range(0, size, 3):
             if j + 1 < size:
-                n = work.count[0]
+                n = work.num[0]
                 out.kind[n], out.stream[n] = K_JOIN, S_COMPUTE
                 out.chunk[n], out.microbatch[n] = tasks.chunk[i], tasks.microbatch[i]
                 out.rank[n] = first * num_stages + tasks.rank[i]
@@ -226,7 +227,7 @@ def _join(tasks, out, work, i, first, size, num_stages):  # type: ignore[no-unty
                 out.pred[n, 0], out.pred[n, 1] = level[j], level[j + 1]
                 out.pred[n, 2] = level[j + 2] if j + 2 < size else 0
                 level[made] = n
-                work.count[0] = n + 1
+                work.num[0] = n + 1
             else:
                 level[made] = level[j]
             made += 1
@@ -235,14 +236,16 @@ def _join(tasks, out, work, i, first, size, num_stages):  # type: ignore[no-unty
 
 
 @kernel
-def _unfold(tasks: Columns, parts: Parts, factors: Factors, copies: Copies, out: Columns, work: Unfolding) -> None:
+def _unfold(
+    tasks: Columns, parts: Parts, factors: Factors, copies: Copies, out: Columns, work: Unfolding
+) -> None:
     """Write the tasks of all copies to ``out``."""
     num_stages, num_copies = factors.compute.shape
     out.kind[0], out.stream[0], out.rank[0], out.chunk[0] = K_JOIN, S_COMPUTE, 0, 0
     out.microbatch[0], out.seconds[0] = -1, 0.0
     for j in range(3):
         out.pred[0, j] = 0
-    work.count[0] = 1
+    work.num[0] = 1
     for i in range(1, len(tasks.kind)):
         for k in range(num_copies):
             seconds = _seconds(tasks, parts, factors, copies, i, k)
@@ -272,10 +275,12 @@ def unfold_tasks(graph: TaskGraph, parts: Parts, factors: Factors, copies: Copie
     num_copies = len(copies.member)
     out = fresh_columns(total)
     work = Unfolding(
-        np.zeros((len(graph), num_copies), np.int32), np.empty(num_copies + 1, np.int32), np.zeros(1, np.int64)
+        np.zeros((len(graph), num_copies), np.int32),
+        np.empty(num_copies + 1, np.int32),
+        np.zeros(1, np.int64),
     )
     _unfold(tasks, parts, factors, copies, out, work)
-    assert work.count[0] == total
+    assert work.num[0] == total
     return TaskGraph(
         kind=out.kind,
         stream=out.stream,
