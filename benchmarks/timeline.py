@@ -20,7 +20,7 @@ import numpy as np
 from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
 from fullmesh.timeline.engine import maxplus as kernels
 from fullmesh.timeline.engine import shared as kernels_shared
-from fullmesh.timeline.engine.engines import Contention, Network
+from fullmesh.timeline.engine.engines import Contention, Network, shared_state
 from fullmesh.timeline.perturb import Jitter, Perturbation
 from fullmesh.timeline.schedule import tasks as b
 from fullmesh.timeline.schedule.closed_form import Passes, pipeline_s
@@ -103,7 +103,7 @@ def engine_seconds(costs: PipelineCosts) -> dict[str, float]:
     n = len(graph)
     start, end = np.empty(n), np.empty(n)
     pred = graph.pred.view(np.uint32)
-    ptr, succ, need = kernels.successors(graph.pred)
+    edges = kernels.edges_of(graph)
     lane = graph.rank * np.int32(len(b.STREAMS)) + graph.stream
     lanes = graph.num_ranks * len(b.STREAMS)
     slow = Contention(
@@ -114,7 +114,15 @@ def engine_seconds(costs: PipelineCosts) -> dict[str, float]:
         "build": best(lambda: build_graph(costs)),
         "maxplus": best(lambda: kernels.maxplus(pred, graph.duration_s, end)),
         "event": best(
-            lambda: kernels.events(graph.kind, lane, graph.duration_s, ptr, succ, need, lanes, start, end)
+            lambda: kernels.events(
+                graph.kind,
+                lane,
+                graph.duration_s,
+                edges._replace(need=edges.need.copy()),
+                kernels.fresh_lanes(lanes, n),
+                start,
+                end,
+            )
         ),
         "contention": kernel_time(graph, slow, None),
         "fabric": kernel_time(graph, Contention(), ports(graph, None)),
@@ -164,21 +172,14 @@ def closed_form_figures() -> list[dict[str, object]]:
 def kernel_time(graph: TaskGraph, contention: Contention, network: Network | None) -> float:
     """Best process time of the engine with rates."""
     n = len(graph)
-    ptr, succ, need = kernels.successors(graph.pred)
+    edges = kernels.edges_of(graph)
     start, end = np.empty(n), np.empty(n)
-    route_of, work = np.zeros(0, np.int32), graph.duration_s
-    net = (np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
-    if network is not None:
-        route_of = network.route_of
-        work = np.where(route_of >= 0, network.bytes, graph.duration_s)
-        net = (network.link_bytes_per_s, network.route_ptr, network.route_link, network.route_weight)
-    slow = contention.column("compute"), contention.column("communication")
-    return best(
-        lambda: kernels_shared.shared(
-            graph.kind, graph.stream, graph.rank, work, ptr, succ, need, graph.num_ranks, *slow, route_of, net,
-            start, end,
-        )
-    )  # fmt: skip
+
+    def run() -> None:
+        fresh = edges._replace(need=edges.need.copy())
+        kernels_shared.shared(shared_state(graph, fresh, contention, network), start, end)
+
+    return best(run)
 
 
 def deepseek_like() -> PipelineCosts:

@@ -13,7 +13,7 @@ from pathlib import Path
 # Lowest first. Rooms of one level do not see each other.
 LEVELS = [
     ["errors"],
-    ["units", "glossary", "data", "files"],
+    ["units", "glossary", "data", "files", "compiled"],
     ["output"],
     ["catalog"],
     ["machine", "workload"],

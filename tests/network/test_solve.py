@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fullmesh.errors import TopologyError
@@ -53,9 +53,17 @@ problems = st.builds(
 )
 
 
+@pytest.fixture(params=["NumPy", "compiled", "by level"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The three ways in which rates are found, each for all flows."""
+    monkeypatch.setattr(solve, "FEW_ENTRIES", 0 if request.param == "compiled" else 10**9)
+    monkeypatch.setattr(solve, "MOST_PASSES", 0 if request.param == "by level" else 10**9)
+    return str(request.param)
+
+
 @given(problems)
-@settings(max_examples=150, deadline=None)
-def test_waterfill_equals_its_twin(problem: Problem) -> None:
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_waterfill_equals_its_twin(way: str, problem: Problem) -> None:
     rate = solve.max_min_rates(problem)
     dense = incidence(problem)
     np.testing.assert_allclose(rate, reference.waterfill(dense, problem.cap), rtol=1e-9)
@@ -69,9 +77,9 @@ def test_waterfill_equals_its_twin(problem: Problem) -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=8, deadline=None)
-def test_heap_path_equals_the_twin(seed: int) -> None:
-    """Many different bottlenecks: the passes give up and the heap takes over."""
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_many_bottlenecks_equal_the_twin(way: str, seed: int) -> None:
+    """Compiled passes give up here, and the rest is settled level by level."""
     problem = random_problem(seed, 400, 120, 90, 3, False)
     np.testing.assert_allclose(
         solve.max_min_rates(problem), reference.waterfill(incidence(problem), problem.cap), rtol=1e-9
@@ -89,6 +97,54 @@ def test_events_equal_their_twin(problem: Problem, seed: int, staggered: bool) -
         finish, reference.simulate(incidence(problem), problem.cap, size, start), rtol=1e-8
     )
     assert 1 <= solves <= 2 * len(size) + 1
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_many_events_equal_their_twin(seed: int, even: bool, staggered: bool) -> None:
+    """Enough flows for long chains of repairs, of equal shares and of different ones."""
+    problem = random_problem(seed, 120, 24, 20, 3, even)
+    rng = np.random.default_rng(seed)
+    size = rng.choice([1.0, 2.0, 3.0], 120) if even else rng.uniform(0.1, 4.0, 120)
+    start = rng.uniform(0, 30.0, 120) if staggered else np.zeros(120)
+    finish, _ = solve.completion_times(problem, size, start)
+    np.testing.assert_allclose(
+        finish, reference.simulate(incidence(problem), problem.cap, size, start), rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize("endpoints", [12, 24])
+def test_rates_stay_fair_and_bytes_are_conserved_over_all_events(endpoints: int) -> None:
+    """The rates that the completion times imply, worked out afresh between every two events, move every byte."""
+    topology = load_topology("cloudmatrix384", 48)
+    flows = traffic.skewed_all_to_all(np.arange(endpoints), 1e6, concentration=3.0, seed=4)
+    routing = topology.route(flows.src, flows.dst)
+    problem = solve.drop_slack(solve.make_problem(topology, routing))
+    finish, _ = solve.completion_times(problem, flows.num_bytes)
+    sent, now = np.zeros(len(flows)), 0.0
+    dense = incidence(problem)
+    for moment in np.unique(finish):
+        running = np.flatnonzero(finish > now)
+        rate = reference.waterfill(dense[:, running], problem.cap)
+        sent[running] += rate * (moment - now)
+        now = moment
+    np.testing.assert_allclose(sent, flows.num_bytes, rtol=1e-6)
+
+
+def test_a_flow_that_leaves_can_slow_another_down() -> None:
+    """Max-min shares are not monotone: flow 0 leaves, flow 1 takes link 0, and flow 2 keeps less of link 1."""
+    problem = Problem(
+        seg=np.array([[0, -1], [0, 1], [1, -1]], np.int32),
+        mult=NONE,
+        ptr=np.arange(3, dtype=np.int64),
+        link=np.array([0, 1], np.int32),
+        weight=np.ones(2),
+        cap=np.array([2.0, 10.0]),
+    )
+    finish, solves = solve.completion_times(problem, np.array([1.0, 3.0, 13.0]))
+    # to 1 s: rates 1, 1, 9; then flow 1 at 2 and flow 2 at 8, which ends at 1.5 s; flow 1 at 2 s
+    assert finish.tolist() == pytest.approx([1.0, 2.0, 1.5])
+    assert solves == 3
 
 
 @given(problems, st.floats(1.0, 4.0))
@@ -155,15 +211,10 @@ def test_refinement_equals_its_twin(seed: int, links: int, columns: int) -> None
     )
     colour = rng.choice([1.0, 2.0], 20) if seed % 2 else np.zeros(20)
     flow_colour, link_colour = colour.view(np.uint64).copy(), problem.cap.view(np.uint64).copy()
-    kernels_colour.refine(
-        problem.seg,
-        np.zeros((0, 0), np.uint64),
-        problem.ptr,
-        problem.link,
-        np.ones(links, np.uint64),
-        flow_colour,
-        link_colour,
+    incidence_codes = kernels_colour.Incidence(
+        problem.seg, np.zeros((0, 0), np.uint64), problem.ptr, problem.link, np.ones(links, np.uint64)
     )
+    kernels_colour.refine(incidence_codes, flow_colour, link_colour)
     flows, link_classes = reference.refine(incidence(problem), problem.cap, colour)
     mine = kernels_colour.label(flow_colour)[0]
     assert (

@@ -77,9 +77,9 @@ def critical_path(timeline: Timeline, costs: PipelineCosts) -> CriticalPath:
     A wait for a stream that something else held (possible in the ``event`` engines only) is ``stream busy``.
     """
     graph = timeline.graph
-    out = np.empty(len(graph), np.int64)
-    n = walks.critical(graph.pred, graph.kind, timeline.start_s, timeline.end_s, out)
-    tasks = out[:n][::-1].copy()
+    out = np.empty(len(graph), np.int32)
+    n = walks.critical(graph.pred, graph.kind, timeline.end_s, out)
+    tasks = out[:n][::-1].astype(np.int64)
     taken = timeline.taken_s
     lanes = exposed_lanes(graph, costs, taken)
     seconds: dict[str, float] = {}
@@ -214,17 +214,7 @@ def activity(
     """
     graph = timeline.graph
     rows = graph.num_ranks
-    busy, waited, who, whom, seconds = walks.gaps(
-        graph.pred,
-        graph.kind,
-        graph.stream,
-        graph.rank,
-        timeline.start_s,
-        timeline.end_s,
-        rows,
-        graph.num_stages,
-        len(b.KINDS),
-    )
+    busy, waited, who, whom, seconds = walks.gaps(graph, timeline.start_s, timeline.end_s)
     exposed: dict[str, Floats] = {}
     for name, column in exposed_lanes(graph, costs, timeline.taken_s).items():
         exposed[name] = np.bincount(graph.rank, weights=column, minlength=rows).astype(np.float64)

@@ -18,7 +18,14 @@ from fullmesh.errors import ScenarioError, did_you_mean
 from fullmesh.timeline.costs import PipelineCosts
 from fullmesh.timeline.schedule import tasks as b
 from fullmesh.timeline.schedule.graph import Floats, TaskGraph
-from fullmesh.timeline.schedule.unfold import DISTRIBUTIONS, joins_of, unfold_tasks
+from fullmesh.timeline.schedule.unfold import (
+    DISTRIBUTIONS,
+    Copies,
+    Factors,
+    Parts,
+    joins_of,
+    unfold_tasks,
+)
 
 Ints = npt.NDArray[np.int64]
 
@@ -230,37 +237,60 @@ def unfold(
         Devices or stages that do not exist.
     """
     what = perturbation or Perturbation()
-    p, r, g = costs.num_stages, costs.ranks_per_stage, costs.lockstep_ranks
-    _check(what, p, r)
-    compute, comm, expert = (np.ones((p, r)) for _ in range(3))
-    for device, factor in what.stragglers.items():
-        compute[device // r, device % r] *= factor
-    for stage, factor in what.slow_stages.items():
-        compute[stage] *= factor
-    for device, factor in what.slow_devices.items():
-        comm[device // r, device % r] *= factor
-    for device, factor in what.expert_load.items():
-        expert[device // r, device % r] *= factor
-    send = np.ones((2, p, r))  # towards the next stage, towards the one before
-    for (x, y), factor in what.slow_links.items():
-        low, high = min(x, y), max(x, y)
-        send[0, low // r, low % r] *= factor
-        send[1, high // r, high % r] *= factor
-
+    r, g = costs.ranks_per_stage, costs.lockstep_ranks
+    _check(what, costs.num_stages, r)
+    factors = _factors(what, costs.num_stages, r)
     exact, width = True, 1
     if every_rank or (what.jitter and len(graph) * r * 1.5 < MOST_TASKS):
-        member = np.arange(r)
-        multiplicity = np.ones(r, dtype=np.int64)
+        member, multiplicity = np.arange(r), np.ones(r, dtype=np.int64)
     elif what.jitter:
         member, multiplicity = np.arange(0, r, g), np.full(r // g, g)
-        compute, comm, send, expert = (_slowest(x, g) for x in (compute, comm, send, expert))
+        factors = _slowest(factors, g)
         exact, width = False, g
     else:
-        factors = np.concatenate([compute[None], expert[None], comm[None], send])
         member, multiplicity, factors, exact = _fold(factors, g, len(graph))
-        compute, expert, comm, send = factors[0], factors[1], factors[2], factors[3:]
     block = member // g
+    couple = _couple(graph, g)
     jitter = what.jitter
+    copies = Copies(
+        member,
+        block,
+        distribution=-1 if jitter is None else DISTRIBUTIONS.index(jitter.distribution),
+        cv=0.0 if jitter is None else jitter.cv,
+        seed=0 if jitter is None else jitter.seed,
+        width=width,
+    )
+    parts = Parts(communication_part(graph, costs), expert_part(graph, costs), couple)
+    unfolded = unfold_tasks(
+        graph,
+        parts,
+        Factors(compute=factors[0], experts=factors[1], communication=factors[2], send=factors[3:]),
+        copies,
+        _num_tasks(couple, block),
+    )
+    return Unfolded(graph=unfolded, member=member, multiplicity=multiplicity, exact=exact, ranks_per_stage=r)
+
+
+def _factors(what: Perturbation, p: int, r: int) -> Floats:
+    """Factors on computation, experts, communication and the two directions of sends, shape (5, stages, devices)."""
+    out = np.ones((5, p, r))
+    for device, factor in what.stragglers.items():
+        out[0, device // r, device % r] *= factor
+    for stage, factor in what.slow_stages.items():
+        out[0, stage] *= factor
+    for device, factor in what.expert_load.items():
+        out[1, device // r, device % r] *= factor
+    for device, factor in what.slow_devices.items():
+        out[2, device // r, device % r] *= factor
+    for (x, y), factor in what.slow_links.items():
+        low, high = min(x, y), max(x, y)
+        out[3, low // r, low % r] *= factor  # towards the next stage
+        out[4, high // r, high % r] *= factor  # towards the one before
+    return out
+
+
+def _couple(graph: TaskGraph, g: int) -> npt.NDArray[np.int8]:
+    """Who ends each task together, shape (N,): 0 nobody, 1 a lockstep block, 2 all devices of the stage."""
     couple = np.zeros(len(graph), dtype=np.int8)
     if g > 1:
         couple[np.isin(graph.kind, (*_PASSES, b.K_TP, b.K_EP, b.K_CP))] = 1
@@ -268,9 +298,14 @@ def unfold(
     whole = (graph.kind == b.K_JOIN) & (graph.microbatch == -1)
     whole[0] = False
     couple[whole] = 2
+    return couple
+
+
+def _num_tasks(couple: npt.NDArray[np.int8], block: Ints) -> int:
+    """Tasks of all copies with their joins; ``couple`` of each task, ``block`` of each copy."""
     sizes = np.bincount(np.unique(block, return_inverse=True)[1])
-    per_kind = np.array([0, sum(joins_of(int(s)) for s in sizes), joins_of(len(member))])
-    total = 1 + (len(graph) - 1) * len(member) + int(per_kind[couple[1:]].sum())
+    per_kind = np.array([0, sum(joins_of(int(s)) for s in sizes), joins_of(len(block))])
+    total = 1 + (len(couple) - 1) * len(block) + int(per_kind[couple[1:]].sum())
     if total >= 2**31:
         raise ScenarioError(
             f"unfolding gives {total:,} tasks",
@@ -278,25 +313,7 @@ def unfold(
             expected="fewer than 2**31",
             hint="leave equal ranks folded",
         )
-    columns = unfold_tasks(
-        graph.kind, graph.stream, graph.rank, graph.chunk, graph.microbatch, graph.pred, graph.duration_s,
-        communication_part(graph, costs), expert_part(graph, costs), couple, block, compute, comm, send, expert,
-        member, -1 if jitter is None else DISTRIBUTIONS.index(jitter.distribution),
-        0.0 if jitter is None else jitter.cv, 0 if jitter is None else jitter.seed, width, p, total,
-    )  # fmt: skip
-    kind, stream, rank, chunk, mb, duration, pred = columns
-    unfolded = TaskGraph(
-        kind=kind,
-        stream=stream,
-        rank=rank,
-        chunk=chunk,
-        microbatch=mb,
-        duration_s=duration,
-        pred=pred,
-        num_ranks=p * len(member),
-        num_stages=p,
-    )
-    return Unfolded(graph=unfolded, member=member, multiplicity=multiplicity, exact=exact, ranks_per_stage=r)
+    return total
 
 
 def _slowest(factors: Floats, g: int) -> Floats:

@@ -138,19 +138,8 @@ def grouped_like(
     return found
 
 
-def ascend_profile(published: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile of the Ascend 910 family from published figures: the physical part alone, no correction.
-
-    Products: shares, paddings and the launch fitted to the published points, held weakly at common values.
-    Attention: share of the peak from two inference prefill timings. Expert products: the dense shares, with assumed
-    overheads, since no published timing names its shape.
-    """
-    figures = published["ascend"]
-    hardware = Hardware(
-        flop_per_s=figures["peak_flop_per_s"],
-        hbm_bytes_per_s=figures["hbm_bytes_per_s"],
-        element_bytes=ELEMENT_BYTES["bf16"],
-    )
+def _published_products(figures: Mapping[str, Any], hardware: Hardware) -> tuple[dict[str, float], str]:
+    """Parameters of matrix products from published points, held weakly at common values, and how well they fit."""
     m, n, k = (np.array([float(p[c]) for p in figures["products"]]) for c in ("m", "n", "k"))
     flop = 2.0 * m * n * k
     seconds = np.array(
@@ -178,73 +167,91 @@ def ascend_profile(published: Mapping[str, Any]) -> dict[str, Any]:
         {"compute_share": 1.0, "memory_share": 1.0},
     )
     error = np.abs(product_s(product(fit), hardware, m, n, k) / seconds - 1.0)
+    note = f"{len(m)} published points, median error {100 * np.median(error):.1f} %, worst {100 * error.max():.1f} %"
+    return fit, note
 
+
+def _published_attention(figures: Mapping[str, Any], hardware: Hardware) -> dict[str, float]:
+    """Parameters of causal attention from prefill timings: the share of the peak alone is fitted."""
     points = figures["attention"]
     rows = np.array([p["batch"] * p["num_heads"] * p["length"] for p in points])
     length = np.array([p["length"] for p in points])
     measured = np.array([p["value_s"] for p in points])
-
-    def attention(x: np.ndarray[Any, np.dtype[np.float64]]) -> AttentionFit:
-        return AttentionFit(
-            launch_s=figures["memory_bound"]["launch_s"],
-            compute_share=float(np.exp(x[0])),
-            pad_rows=1.0,
-            pad_length=128.0,
-            traffic=0.0,
-        )
-
+    fixed = {
+        "launch_s": figures["memory_bound"]["launch_s"],
+        "pad_rows": 1.0,
+        "pad_length": 128.0,
+        "traffic": 0.0,
+    }
     share = fit_parameters(
-        lambda x: np.log(attention_core_s(attention(x), hardware, rows, length)),
+        lambda x: np.log(
+            attention_core_s(AttentionFit(**fixed, compute_share=float(np.exp(x[0]))), hardware, rows, length)
+        ),
         np.log(measured),
         {"compute_share": 0.35},
     )["compute_share"]
-    record: dict[str, Any] = {
+    return {
+        "launch_s": fixed["launch_s"],
+        "compute_share": share,
+        "pad_rows": 1.0,
+        "pad_length": 128.0,
+        "traffic": 0.0,
+    }
+
+
+def _assumed_experts(figures: Mapping[str, Any], dense: Mapping[str, float]) -> dict[str, float]:
+    """Parameters of expert products: the dense shares, with assumed overheads."""
+    return {
+        "launch_s": dense["launch_s"],
+        "expert_s": 1e-7,
+        "compute_share": dense["compute_share"],
+        "memory_share": dense["memory_share"],
+        "pad_rows": 64.0,
+        "sharpness": 2.0,
+        "layer_s": 4.0 * figures["memory_bound"]["launch_s"],
+        "concentration": 1.0,
+        "layer_traffic": 1.0,
+        "routing_traffic": 0.0,
+    }
+
+
+def ascend_profile(published: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile of the Ascend 910 family from published figures: the physical part alone, no correction.
+
+    Products: shares, paddings and the launch fitted to the published points, held weakly at common values.
+    Attention: share of the peak from two inference prefill timings. Expert products: the dense shares, with assumed
+    overheads, since no published timing names its shape.
+    """
+    figures = published["ascend"]
+    hardware = Hardware(
+        flop_per_s=figures["peak_flop_per_s"],
+        hbm_bytes_per_s=figures["hbm_bytes_per_s"],
+        element_bytes=ELEMENT_BYTES["bf16"],
+    )
+    fit, note = _published_products(figures, hardware)
+    bound = figures["memory_bound"]
+    return {
         "fitted_chip": {
             "id": "ascend-910b2",
             "matrix_flop_per_s": {"fp16": figures["peak_flop_per_s"], "bf16": figures["peak_flop_per_s"]},
             "hbm_bytes_per_s": figures["hbm_bytes_per_s"],
         },
         "gemm": {"bf16": {"fit": {**fit, "sharpness": 2.0}, "correction": None}},
-        "gemm_note": (
-            f"{len(m)} published points, median error {100 * np.median(error):.1f} %, worst {100 * error.max():.1f} %"
-        ),
-        "attention": {
-            "prefill_fia": {
-                "fit": {
-                    "launch_s": figures["memory_bound"]["launch_s"],
-                    "compute_share": share,
-                    "pad_rows": 1.0,
-                    "pad_length": 128.0,
-                    "traffic": 0.0,
-                },
-                "correction": None,
-            }
-        },
+        "gemm_note": note,
+        "attention": {"prefill_fia": {"fit": _published_attention(figures, hardware), "correction": None}},
         "attention_note": figures["attention_note"],
         "attention_shape": attention_shape(published, "ascend"),
         "memory_bound": {
-            "launch_s": figures["memory_bound"]["launch_s"],
-            "bandwidth_share": figures["memory_bound"]["bandwidth_share"],
-            "source": f"{figures['memory_bound']['launch_source']}; {figures['memory_bound']['bandwidth_source']}",
+            "launch_s": bound["launch_s"],
+            "bandwidth_share": bound["bandwidth_share"],
+            "source": f"{bound['launch_source']}; {bound['bandwidth_source']}",
         },
         "grouped": {
             "bf16": {
-                "fit": {
-                    "launch_s": fit["launch_s"],
-                    "expert_s": 1e-7,
-                    "compute_share": fit["compute_share"],
-                    "memory_share": fit["memory_share"],
-                    "pad_rows": 64.0,
-                    "sharpness": 2.0,
-                    "layer_s": 4.0 * figures["memory_bound"]["launch_s"],
-                    "concentration": 1.0,
-                    "layer_traffic": 1.0,
-                    "routing_traffic": 0.0,
-                },
+                "fit": _assumed_experts(figures, fit),
                 "ceiling": fit["compute_share"],
                 "correction": None,
             }
         },
         "grouped_note": "assumed: no published timing names its shape; dense shares, half a tile of padding an expert",
     }
-    return record

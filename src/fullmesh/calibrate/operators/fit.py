@@ -20,7 +20,7 @@ from fullmesh.calibrate.operators.derive import (
     memory_bound,
     training_attention,
 )
-from fullmesh.calibrate.operators.single import Floats, fit_attention, fit_grouped, fit_product
+from fullmesh.calibrate.operators.single import Floats, Layers, fit_attention, fit_grouped, fit_product
 from fullmesh.calibrate.operators.tables import CHIP_IDS, Table, find_tables, read_table
 from fullmesh.cost.operators.kernels import attention_s, gemm_s, moe_layer_s
 from fullmesh.cost.operators.laws import Hardware
@@ -317,19 +317,17 @@ def _fit_rows(rows: Table, dtype: str, chip: Chip, record: Mapping[str, Any]) ->
         load = routed(tokens, topk, experts, ep, str(distribution))
         parts[:, same] = load.mean_rows, load.skew, load.experts
         alpha[same] = load.alpha
-    return fit_grouped(
-        Load(mean_rows=parts[0], skew=parts[1], experts=parts[2], alpha=float("nan")),
-        alpha,
-        x["num_tokens"],
-        x["moe_ep_size"],
-        x["hidden_size"],
-        x["inter_size"],
-        rows.seconds,
-        hardware,
-        dense_share(OperatorProfile(chip, "trial", record), dtype),
-        _GROUPED_KNOTS,
-        _LAYER_KNOTS,
+    layers = Layers(
+        load=Load(mean_rows=parts[0], skew=parts[1], experts=parts[2], alpha=float("nan")),
+        alpha=alpha,
+        tokens=x["num_tokens"],
+        ep=x["moe_ep_size"],
+        hidden=x["hidden_size"],
+        inter=x["inter_size"],
+        seconds=rows.seconds,
     )
+    ceiling = dense_share(OperatorProfile(chip, "trial", record), dtype)
+    return fit_grouped(layers, hardware, ceiling, _GROUPED_KNOTS, _LAYER_KNOTS)
 
 
 def _held_out(rows: Table) -> Any:

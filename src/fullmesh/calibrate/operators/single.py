@@ -233,27 +233,63 @@ def fit_attention(
     return {"fit": _fields(fit), "correction": stored_correction(knots, values)}
 
 
-def fit_grouped(
-    load: Load,
-    alpha: Floats,
-    tokens: Floats,
-    ep: Floats,
-    hidden: Floats,
-    inter: Floats,
-    seconds: Floats,
-    hardware: Hardware,
-    ceiling: float,
-    knots: Sequence[Floats],
-    layer_knots: Sequence[Floats],
-) -> dict[str, Any]:
-    """Fit grouped products to timings of whole expert layers.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """Timings of whole expert layers, one entry each; all arrays of one shape.
 
-    The layer is the sum that ``moe_layer_s`` composes. One correction belongs to its two grouped products alone; what
-    that leaves, by tokens, devices, size and distribution, is a correction of the layer. ``ceiling`` is the share of
-    the peak that a large dense product reaches.
+    Attributes
+    ----------
+    load : Load
+        Rows of the experts of the fullest device.
+    alpha : float array
+        Exponent of the distribution of tokens over experts.
+    tokens, ep, hidden, inter : float array
+        Tokens of a device, devices that share the experts, sizes of the layer.
+    seconds : float array
+        As measured.
     """
-    from scipy import sparse
 
+    load: Load
+    alpha: Floats
+    tokens: Floats
+    ep: Floats
+    hidden: Floats
+    inter: Floats
+    seconds: Floats
+
+    @property
+    def up(self) -> Floats:
+        """Weights of an expert's first product, gate and up together."""
+        return 2.0 * self.hidden * self.inter
+
+    @property
+    def down(self) -> Floats:
+        """Weights of its second product."""
+        return self.hidden * self.inter
+
+
+def _layer_parts(
+    layers: Layers, fit: GroupedFit, hardware: Hardware
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Rows of the fullest expert, and seconds of what surrounds the two products and of each of these."""
+    load, hidden, inter = layers.load, layers.hidden, layers.inter
+    rows = load.mean_rows * load.skew**fit.concentration
+    rate = hardware.hbm_bytes_per_s * fit.memory_share
+    # activations of both products, permutation and gate, rows of other devices
+    elements = rows * ((hidden + 2.0 * inter) + (hidden + inter))
+    elements = elements + fit.layer_traffic * rows * (4.0 * hidden + 3.0 * inter)
+    elements = elements + fit.routing_traffic * load.mean_rows * layers.ep * hidden
+    fixed = fit.layer_s + 2.0 * elements / rate
+    return (
+        rows,
+        fixed,
+        grouped_core_s(fit, hardware, rows, load.experts, layers.up),
+        grouped_core_s(fit, hardware, rows, load.experts, layers.down),
+    )
+
+
+def _fit_layer_parameters(layers: Layers, hardware: Hardware, ceiling: float) -> GroupedFit:
+    """The physical part of `fit_grouped`."""
     start = {
         "launch_s": 1e-5,
         "expert_s": 1e-7,
@@ -266,34 +302,40 @@ def fit_grouped(
         "layer_traffic": 0.5,
         "routing_traffic": 0.1,
     }
-    up, down = 2.0 * hidden * inter, hidden * inter
-
-    def parts(fit: GroupedFit) -> tuple[Floats, Floats, Floats, Floats]:
-        rows = load.mean_rows * load.skew**fit.concentration
-        rate = hardware.hbm_bytes_per_s * fit.memory_share
-        # activations of both products, permutation and gate, rows of other devices
-        elements = rows * ((hidden + 2.0 * inter) + (hidden + inter))
-        elements = elements + fit.layer_traffic * rows * (4.0 * hidden + 3.0 * inter)
-        elements = elements + fit.routing_traffic * load.mean_rows * ep * hidden
-        fixed = fit.layer_s + 2.0 * elements / rate
-        return (
-            rows,
-            fixed,
-            grouped_core_s(fit, hardware, rows, load.experts, up),
-            grouped_core_s(fit, hardware, rows, load.experts, down),
-        )
 
     def model(x: Floats) -> Floats:
-        _, fixed, first, second = parts(_grouped_fit(dict(zip(start, np.exp(x), strict=True))))
+        fit = _grouped_fit(dict(zip(start, np.exp(x), strict=True)))
+        _, fixed, first, second = _layer_parts(layers, fit, hardware)
         return np.asarray(np.log(fixed + first + second))
 
     # more than a dense product reaches, or than the datasheet bandwidth, would be made up for elsewhere
     bounds = {"compute_share": ceiling, "memory_share": 1.0, "layer_traffic": 1.0, **_SHARPEST}
     start["compute_share"] = min(start["compute_share"], 0.9 * ceiling)
-    fit = _grouped_fit(fit_parameters(model, np.log(seconds), start, bounds))
-    rows, fixed, first, second = parts(fit)
-    at_up = weights_of([np.log2(rows), np.log2(load.experts), np.log2(up)], knots)
-    at_down = weights_of([np.log2(rows), np.log2(load.experts), np.log2(down)], knots)
+    return _grouped_fit(fit_parameters(model, np.log(layers.seconds), start, bounds))
+
+
+def fit_grouped(
+    layers: Layers, hardware: Hardware, ceiling: float, knots: Sequence[Floats], layer_knots: Sequence[Floats]
+) -> dict[str, Any]:
+    """Fit grouped products to timings of whole expert layers.
+
+    The layer is the sum that ``moe_layer_s`` composes. One correction belongs to its two grouped products alone; what
+    that leaves, by tokens, devices, size and distribution, is a correction of the layer.
+
+    Parameters
+    ----------
+    ceiling : float
+        Share of the peak that a large dense product reaches.
+    knots, layer_knots : sequence of float arrays
+        Knots of the two corrections: of rows, experts and weights; of tokens, devices, weights and alpha.
+    """
+    from scipy import sparse
+
+    seconds, up, down = layers.seconds, layers.up, layers.down
+    fit = _fit_layer_parameters(layers, hardware, ceiling)
+    rows, fixed, first, second = _layer_parts(layers, fit, hardware)
+    at_up = weights_of([np.log2(rows), np.log2(layers.load.experts), np.log2(up)], knots)
+    at_down = weights_of([np.log2(rows), np.log2(layers.load.experts), np.log2(down)], knots)
     values = np.zeros(at_up.shape[1])
     slopes = slopes_on(knots, lambda *x: grouped_core_s(fit, hardware, *x))
     # the layer is a sum of corrected terms: linearise, solve, repeat
@@ -306,16 +348,12 @@ def fit_grouped(
     best = hardware.flop_per_s * ceiling
     total = fixed + np.maximum(first * np.exp(at_up @ values), 2.0 * rows * up / best)
     total += np.maximum(second * np.exp(at_down @ values), 2.0 * rows * down / best)
-    around = weights_of([np.log2(tokens), np.log2(ep), np.log2(down), alpha], layer_knots)
-    free = Slopes(matrix=sparse.csr_matrix((0, around.shape[1])), physical=np.zeros(0))
-    layer = fit_correction(
-        around,
-        np.log(seconds) - np.log(total),
-        [len(x) for x in layer_knots],
-        0.03,
-        free,
-        np.zeros(around.shape[1]),
+    around = weights_of(
+        [np.log2(layers.tokens), np.log2(layers.ep), np.log2(down), layers.alpha], layer_knots
     )
+    free = Slopes(matrix=sparse.csr_matrix((0, around.shape[1])), physical=np.zeros(0))
+    rest, sizes = np.log(seconds) - np.log(total), [len(x) for x in layer_knots]
+    layer = fit_correction(around, rest, sizes, 0.03, free, np.zeros(around.shape[1]))
     return {
         "fit": _fields(fit),
         "correction": stored_correction(knots, values),

@@ -1,12 +1,63 @@
-"""Compiled kernels of symmetry: dense labels of 64-bit colours, and colour refinement. For the arrays see `kernels`."""
+"""Compiled kernels of symmetry: dense labels of 64-bit colours, and colour refinement.
+
+A colour is a 64-bit hash that stands for everything known of a flow or link; equal colours are one class. The plain
+twin of the refinement is `oracles.flow.refine`. Flows, segments and links are as in
+`fullmesh.network.flow.records.Paths`.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
+
+from fullmesh.compiled import inlined, kernel
+from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
+
+ColourArray = NDArray[np.uint64]
+_MOST_ROUNDS = 64
 
 
-@njit(cache=True)
+class Incidence(NamedTuple):
+    """Which flows load which links, with codes in place of figures.
+
+    Attributes
+    ----------
+    seg : int32, shape (flows, columns)
+    mult_code : uint64, shape (flows, columns) or (0, 0)
+        Code of the multiplicity of each entry.
+    ptr : int64, shape (segments + 1,)
+    link : int32, shape (entries,)
+    weight_code : uint64, shape (entries,)
+    """
+
+    seg: IntArray
+    mult_code: ColourArray
+    ptr: LongArray
+    link: IntArray
+    weight_code: ColourArray
+
+
+class Sums(NamedTuple):
+    """Scratch: what segments hear from their links (``up``) and flows (``down``), links from segments (``gathered``).
+
+    ``up`` and ``down`` have shape (segments,), ``gathered`` (links,).
+    """
+
+    up: ColourArray
+    down: ColourArray
+    gathered: ColourArray
+
+
+class Table(NamedTuple):
+    """A hash table: ``slots`` int32, shape (a power of two,), -1 where free; ``owner`` int32, first of each label."""
+
+    slots: IntArray
+    owner: IntArray
+
+
+@inlined
 def _scramble(x):  # type: ignore[no-untyped-def]
     z = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -14,120 +65,160 @@ def _scramble(x):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)
-def label(colours):  # type: ignore[no-untyped-def]
-    """Number 64-bit colours densely in order of appearance; returns the labels and the first place of each."""
-    n = len(colours)
-    labels = np.empty(n, np.int32)
-    size = 64
-    slots, owner = np.full(size, -1, np.int32), np.empty(n, np.int32)
+def _table(n: int) -> Table:
+    """An empty table for ``n`` colours."""
+    return Table(np.full(1 << max(6, (2 * n - 1).bit_length()), -1, np.int32), np.empty(max(n, 1), np.int32))
+
+
+@kernel
+def _label(colours: ColourArray, table: Table, labels: IntArray) -> int:
+    """Number colours in order of appearance; writes ``labels`` and ``table.owner``, returns how many there are."""
+    mask = np.uint64(len(table.slots) - 1)
     found = 0
-    for i in range(n):
-        h = np.int64(_scramble(colours[i]) & np.uint64(size - 1))
-        while slots[h] >= 0 and colours[owner[slots[h]]] != colours[i]:
-            h = (h + 1) & (size - 1)
-        if slots[h] < 0:
-            slots[h] = found
-            owner[found] = i
+    for i in range(len(colours)):
+        h = np.int64(_scramble(colours[i]) & mask)
+        while table.slots[h] >= 0 and colours[table.owner[table.slots[h]]] != colours[i]:
+            h = (h + 1) & np.int64(mask)
+        if table.slots[h] < 0:
+            table.slots[h] = found
+            table.owner[found] = i
             found += 1
-            labels[i] = found - 1
-            if found * 2 > size:
-                size *= 4
-                slots = np.full(size, -1, np.int32)
-                for j in range(found):
-                    g = np.int64(_scramble(colours[owner[j]]) & np.uint64(size - 1))
-                    while slots[g] >= 0:
-                        g = (g + 1) & (size - 1)
-                    slots[g] = j
-        else:
-            labels[i] = slots[h]
-    return labels, owner[:found].copy()
+        labels[i] = table.slots[h]
+    return found
 
 
-@njit(cache=True)
-def refine(seg, mult_code, ptr, link, weight_code, flow_colour, link_colour):  # type: ignore[no-untyped-def]
-    """Colour refinement on the flow-segment-link incidence, in place, until the links' partition stands still.
+def label(colours: ColourArray) -> tuple[IntArray, IntArray]:
+    """Number 64-bit colours densely in order of appearance.
 
-    Colours are 64-bit hashes and hold the colour before, so classes only split. Returns the number of rounds.
+    Parameters
+    ----------
+    colours : uint64, shape (n,)
+
+    Returns
+    -------
+    tuple of int32 arrays
+        The label of each, shape (n,), and the place where each label first occurs, shape (labels,).
     """
-    num_flows, columns = seg.shape
-    num_seg = len(ptr) - 1
-    many = mult_code.size > 0
+    labels, table = np.empty(len(colours), np.int32), _table(len(colours))
+    found = _label(colours, table, labels)
+    return labels, table.owner[:found].copy()
+
+
+@kernel
+def _round(incidence: Incidence, flow_colour: ColourArray, link_colour: ColourArray, sums: Sums) -> None:
+    """Let every flow hear its links' colours, and every link its flows'; both colours change in place."""
+    seg, ptr, link = incidence.seg, incidence.ptr, incidence.link
+    many = incidence.mult_code.size > 0
+    for s in range(len(ptr) - 1):
+        acc = np.uint64(0)
+        for e in range(ptr[s], ptr[s + 1]):
+            acc += _scramble(link_colour[link[e]] ^ incidence.weight_code[e])
+        sums.up[s] = _scramble(acc)
+        sums.down[s] = np.uint64(0)
+    for f in range(len(flow_colour)):
+        acc = np.uint64(0)
+        for c in range(seg.shape[1]):
+            s = seg[f, c]
+            if s >= 0:
+                acc += _scramble(sums.up[s] ^ incidence.mult_code[f, c]) if many else sums.up[s]
+        colour = _scramble(flow_colour[f] + acc)
+        flow_colour[f] = colour
+        for c in range(seg.shape[1]):
+            s = seg[f, c]
+            if s >= 0:
+                sums.down[s] += _scramble(colour ^ incidence.mult_code[f, c]) if many else colour
+    for ln in range(len(link_colour)):
+        sums.gathered[ln] = np.uint64(0)
+    for s in range(len(ptr) - 1):
+        for e in range(ptr[s], ptr[s + 1]):
+            sums.gathered[link[e]] += sums.down[s] * (incidence.weight_code[e] | np.uint64(1))
+    for ln in range(len(link_colour)):
+        link_colour[ln] = _scramble(link_colour[ln] + _scramble(sums.gathered[ln]))
+
+
+def refine(incidence: Incidence, flow_colour: ColourArray, link_colour: ColourArray) -> int:
+    """Colour refinement on the flow-segment-link incidence, until the links' partition stands still.
+
+    Colours hold the colour before, so that classes only split.
+
+    Parameters
+    ----------
+    incidence : Incidence
+    flow_colour : uint64, shape (flows,)
+    link_colour : uint64, shape (links,)
+        Both are changed in place.
+
+    Returns
+    -------
+    int
+        Number of rounds.
+    """
+    segments = len(incidence.ptr) - 1
+    sums = Sums(
+        np.zeros(segments, np.uint64), np.zeros(segments, np.uint64), np.zeros(len(link_colour), np.uint64)
+    )
     classes = len(label(link_colour)[1])
-    rounds = 0
-    while True:
-        rounds += 1
-        down = np.zeros(num_seg, np.uint64)
-        up = np.zeros(num_seg, np.uint64)
-        for s in range(num_seg):
-            acc = np.uint64(0)
-            for e in range(ptr[s], ptr[s + 1]):
-                acc += _scramble(link_colour[link[e]] ^ weight_code[e])
-            up[s] = _scramble(acc)
-        for f in range(num_flows):
-            acc = np.uint64(0)
-            for c in range(columns):
-                s = seg[f, c]
-                if s >= 0:
-                    acc += _scramble(up[s] ^ mult_code[f, c]) if many else up[s]
-            colour = _scramble(flow_colour[f] + acc)
-            flow_colour[f] = colour
-            for c in range(columns):
-                s = seg[f, c]
-                if s >= 0:
-                    down[s] += _scramble(colour ^ mult_code[f, c]) if many else colour
-        gathered = np.zeros(len(link_colour), np.uint64)
-        for s in range(num_seg):
-            for e in range(ptr[s], ptr[s + 1]):
-                gathered[link[e]] += down[s] * (weight_code[e] | np.uint64(1))
-        for ln in range(len(link_colour)):
-            link_colour[ln] = _scramble(link_colour[ln] + _scramble(gathered[ln]))
+    for rounds in range(1, _MOST_ROUNDS + 1):
+        _round(incidence, flow_colour, link_colour, sums)
         now = len(label(link_colour)[1])
         if now == classes:
             return rounds
         classes = now
-        if rounds > 64:
-            return rounds
+    return _MOST_ROUNDS + 1
 
 
-@njit(cache=True)
-def merge_links(ptr, link, weight, capacity):  # type: ignore[no-untyped-def]
-    """Merge links that the same segments load in the same proportion; the tightest of each group stays.
-
-    Returns compressed rows over the merged links, weights relative to the first segment of each link, and capacities
-    in the same measure.
-    """
-    num_links, num_seg = len(capacity), len(ptr) - 1
-    signature = np.zeros(num_links, np.uint64)
-    first = np.zeros(num_links)
-    for s in range(num_seg):
+@kernel
+def _sign(
+    ptr: LongArray, link: IntArray, weight: FloatArray, first: FloatArray, signature: ColourArray
+) -> None:
+    """Write the first weight on each link, and a colour that says which segments load it in which proportion."""
+    for s in range(len(ptr) - 1):
+        code = _scramble(np.uint64(s))
         for e in range(ptr[s], ptr[s + 1]):
             ln = link[e]
             if first[ln] == 0.0:
                 first[ln] = weight[e]
             ratio = np.uint64(np.int64(weight[e] / first[ln] * 1099511627776.0 + 0.5))
-            signature[ln] += _scramble(_scramble(np.uint64(s)) ^ ratio)
+            signature[ln] += _scramble(code ^ ratio)
+
+
+@kernel
+def _find_tightest(
+    group: IntArray, used: LongArray, capacity: FloatArray, first: FloatArray, tightest: LongArray
+) -> None:
+    """Write the link of the least capacity in each group, measured by its first weight; the first one on a tie."""
+    for i in range(len(used)):
+        ln, best = used[i], tightest[group[i]]
+        if best < 0 or capacity[ln] / first[ln] < capacity[best] / first[best]:
+            tightest[group[i]] = ln
+
+
+def merge_links(
+    ptr: LongArray, link: IntArray, weight: FloatArray, capacity: FloatArray
+) -> tuple[LongArray, IntArray, FloatArray, FloatArray]:
+    """Merge links that the same segments load in the same proportion; the tightest of each group stays.
+
+    Parameters
+    ----------
+    ptr, link, weight : arrays
+        Segments as compressed rows, see `fullmesh.network.flow.records.Paths`.
+    capacity : float64, shape (links,)
+        Bytes per second.
+
+    Returns
+    -------
+    tuple of arrays
+        Compressed rows (``ptr``, ``link``, ``weight``) over the merged links, weights relative to the first segment of
+        each link, and capacities in the same measure.
+    """
+    first, signature = np.zeros(len(capacity)), np.zeros(len(capacity), np.uint64)
+    _sign(ptr, link, weight, first, signature)
     used = np.flatnonzero(first > 0)
     group, owner = label(signature[used])
     tightest = np.full(len(owner), -1, np.int64)
-    for i in range(len(used)):
-        g = group[i]
-        best = tightest[g]
-        if best < 0 or capacity[used[i]] / first[used[i]] < capacity[best] / first[best]:
-            tightest[g] = used[i]
-    number = np.full(num_links, -1, np.int32)
-    cap = np.empty(len(owner))
-    for g in range(len(owner)):
-        number[tightest[g]] = g
-        cap[g] = capacity[tightest[g]] / first[tightest[g]]
-    new_ptr = np.zeros(num_seg + 1, np.int64)
-    new_link, new_weight = np.empty(len(link), np.int32), np.empty(len(link))
-    at = 0
-    for s in range(num_seg):
-        for e in range(ptr[s], ptr[s + 1]):
-            if number[link[e]] >= 0:
-                new_link[at] = number[link[e]]
-                new_weight[at] = weight[e] / first[link[e]]
-                at += 1
-        new_ptr[s + 1] = at
-    return new_ptr, new_link[:at].copy(), new_weight[:at].copy(), cap
+    _find_tightest(group, used, capacity, first, tightest)
+    number = np.full(len(capacity), -1, np.int32)
+    number[tightest] = np.arange(len(owner), dtype=np.int32)
+    kept = np.flatnonzero(number[link] >= 0)
+    starts = np.searchsorted(kept, ptr)
+    return starts, number[link[kept]], weight[kept] / first[link[kept]], capacity[tightest] / first[tightest]

@@ -11,10 +11,13 @@ import dataclasses
 import numpy as np
 
 from fullmesh.errors import TopologyError
+from fullmesh.network.flow.records import TIE, Paths, crossing_of, fresh_state, paths_of
 from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
 from fullmesh.network.wiring.topology import Routing, Topology
 
 _NONE = np.zeros((0, 0))
+FEW_ENTRIES = 50_000  # of flows on links: up to here NumPy is quicker than to compile a kernel ...
+MOST_PASSES = 64  # ... unless so many passes leave some flows unsettled
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,12 +173,64 @@ def drop_slack(problem: Problem) -> Problem:
 
 
 def max_min_rates(problem: Problem) -> FloatArray:
-    """Max-min fair rate of each flow in bytes per second, shape (flows,)."""
-    from fullmesh.network.flow import waterfill as kernels
+    """Max-min fair rate of each flow in bytes per second, shape (flows,); infinite for a flow without links."""
+    paths = paths_of(problem)
+    rate = np.full(len(problem.seg), np.inf)
+    entries = (
+        len(problem.seg) * problem.seg.shape[1] * max(1, len(problem.link) // max(1, len(problem.ptr) - 1))
+    )
+    if entries <= FEW_ENTRIES:
+        active, left = _settle_few(paths, rate)
+        if not len(active):
+            return rate
+    from fullmesh.network.flow import waterfill
 
-    rate = np.empty(len(problem.seg))
-    kernels.waterfill(problem.seg, problem.mult, problem.ptr, problem.link, problem.weight, problem.cap, rate)
-    return rate
+    if entries > FEW_ENTRIES:
+        scratch = waterfill.fresh_pass(paths)
+        active = np.flatnonzero((problem.seg >= 0).any(axis=1)).astype(np.int32)
+        active = active[: waterfill.settle_alike(paths, scratch, active, rate)]
+        left = scratch.left
+        if not len(active):
+            return rate
+    state = fresh_state(paths, crossing_of(paths, active))
+    state.links.left[:] = left
+    state.flows.rate[:] = rate
+    waterfill.settle_by_level(state, active)
+    return state.flows.rate
+
+
+def _settle_few(paths: Paths, rate: FloatArray) -> tuple[IntArray, FloatArray]:
+    """`fullmesh.network.flow.waterfill.settle_alike` in NumPy, which is quicker than to compile that for few flows.
+
+    Returns
+    -------
+    tuple of arrays
+        Flows that are left after `MOST_PASSES`, int32, and bytes per second that links have left, shape (links,).
+    """
+    flow, column = np.nonzero(paths.seg >= 0)
+    segment = paths.seg[flow, column]
+    length = np.diff(paths.ptr)[segment]
+    ends = np.cumsum(length)
+    entry = np.arange(length.sum()) + np.repeat(paths.ptr[segment] - ends + length, length)
+    many = paths.mult[flow, column] if paths.mult.size else np.ones(len(flow))
+    flow, weight = np.repeat(flow, length), paths.weight[entry] * np.repeat(many, length)
+    link, left = paths.link[entry], paths.cap.astype(float)
+    for _ in range(MOST_PASSES):
+        if not len(flow):
+            break
+        total = np.bincount(link, weights=weight, minlength=len(left))
+        share = np.divide(np.maximum(left, 0.0), total, out=np.full(len(left), np.inf), where=total > 0)
+        first = np.flatnonzero(np.diff(flow, prepend=-1))
+        best = np.minimum.reduceat(share[link], first)
+        met = np.repeat(best, np.diff(first, append=len(flow)))
+        smallest = np.ones(len(left), bool)
+        smallest[link[share[link] > met * (1 + TIE)]] = False
+        settles = np.logical_or.reduceat(smallest[link], first)
+        rate[flow[first[settles]]] = best[settles]
+        done = np.repeat(settles, np.diff(first, append=len(flow)))
+        left -= np.bincount(link[done], weights=weight[done] * met[done], minlength=len(left))
+        flow, link, weight = flow[~done], link[~done], weight[~done]
+    return np.unique(flow).astype(np.int32), left
 
 
 def completion_times(
@@ -198,21 +253,28 @@ def completion_times(
     tuple of (array of float, int)
         Seconds, infinite for flows that never move; and the number of solves.
     """
-    from fullmesh.network.flow import waterfill as kernels
+    from fullmesh.network.flow import events
 
-    begin = np.zeros(len(size)) if start is None else np.ascontiguousarray(start, float)
-    finish = np.zeros(len(size))
-    order = np.argsort(begin, kind="stable")
-    solves = kernels.simulate(
-        problem.seg,
-        problem.ptr,
-        problem.link,
-        problem.weight,
-        problem.cap,
-        np.ascontiguousarray(size, float),
-        begin,
-        order,
-        tolerance,
-        finish,
-    )
+    order = _by_fullest(problem, size)
+    problem = dataclasses.replace(problem, seg=np.ascontiguousarray(problem.seg[order]))
+    paths = paths_of(problem)
+    crossing = crossing_of(paths, np.arange(len(size)))
+    places = events.Places(np.zeros(problem.seg.shape, np.int64), np.zeros(len(crossing.flow), np.int32))
+    crossing.num_flows[:] = 0  # none runs yet
+    begin = np.zeros(len(size)) if start is None else np.asarray(start, np.float64)
+    transfers = events.fresh_transfers(size[order], begin[order])
+    solves = events.simulate(fresh_state(paths, crossing), transfers, places, float(tolerance))
+    finish = np.empty(len(size))
+    finish[order] = transfers.finish
     return finish, int(solves)
+
+
+def _by_fullest(problem: Problem, size: FloatArray) -> LongArray:
+    """Flows in an order that puts those of a hot endpoint side by side: their rates change together."""
+    most, best = 0.0, np.zeros(len(size), np.int32)
+    for segment in problem.seg.T:
+        used = segment >= 0
+        load = np.bincount(segment[used], weights=size[used], minlength=1).max()
+        if load > most:
+            most, best = load, segment
+    return np.argsort(best, kind="stable")

@@ -13,6 +13,7 @@ from fullmesh.network.wiring.links import (
     SIDE_DST,
     SIDE_SHARED,
     SIDE_SRC,
+    BoolArray,
     FloatArray,
     IntArray,
     LongArray,
@@ -56,9 +57,8 @@ def refine(problem: Problem, colour: LongArray | FloatArray | None = None) -> Qu
         if problem.mult.size
         else np.zeros((0, 0), np.uint64)
     )
-    rounds = kernels.refine(
-        problem.seg, mult_code, problem.ptr, problem.link, weight_code, flow_colour, link_colour
-    )
+    incidence = kernels.Incidence(problem.seg, mult_code, problem.ptr, problem.link, weight_code)
+    rounds = kernels.refine(incidence, flow_colour, link_colour)
     flow_class, flow_rep = kernels.label(flow_colour)
     link_class, link_rep = kernels.label(link_colour)
     num_flow, num_link = len(flow_rep), len(link_rep)
@@ -198,8 +198,66 @@ def collapse_all_to_all(topology: Topology) -> Collapsed | None:
         None where inner groups reach across leaves (rails) or tell their members apart (meshes), nothing is switched,
         or the classes are too many to list in pairs: use `refine` there.
     """
-    n = topology.num_devices
-    capacity = topology.capacity
+    twins = _find_twins(topology)
+    if twins is None or len(twins.reps) ** 2 > MAX_CLASS_PAIRS:
+        return None
+    a, b = (x.ravel() for x in np.indices((len(twins.reps), len(twins.reps))))
+    mates = twins.mated[twins.reps[a]] & (twins.own[twins.mate[twins.reps[a]]] == b)
+    plain = (a != b) & ~mates  # classes of all pairs between two sets of twins
+    rows = [row for t in range(len(twins.reps)) for row in _special_classes(twins, t)]
+    table = np.array(rows, float).reshape(-1, 7)
+    sizes, here, there = twins.counts, a[plain], b[plain]
+    columns = (
+        twins.reps[here], twins.reps[there], twins.reps[here], twins.reps[there],
+        sizes[here] * sizes[there], sizes[there], sizes[here],
+    )  # fmt: skip
+    src, dst, enter_src, enter_dst, pairs, fan_out, fan_in = (
+        np.concatenate([column, table[:, i]]) for i, column in enumerate(columns)
+    )
+    return Collapsed(
+        src=src.astype(np.int32),
+        dst=dst.astype(np.int32),
+        entering=np.stack([enter_src, enter_dst]).astype(np.int32),
+        pairs=pairs.astype(float),
+        fan_out=fan_out.astype(float),
+        fan_in=fan_in.astype(float),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Twins:
+    """Devices that nothing tells apart.
+
+    Attributes
+    ----------
+    own : array of int64, shape (devices,)
+        Set of each device.
+    reps, counts : arrays of int64, shape (sets,)
+        First device of each set, and its size.
+    order : array of int64, shape (devices,), and first : array of int64, shape (sets + 1,)
+        Devices set by set, and where each set begins.
+    mate : array of int64, shape (devices,)
+        The other device of the package.
+    mated : array of bool, shape (devices,)
+        Whether the two have a link of their own.
+    """
+
+    own: LongArray
+    reps: LongArray
+    counts: LongArray
+    order: LongArray
+    first: LongArray
+    mate: LongArray
+    mated: BoolArray
+
+    def members(self, t: int) -> LongArray:
+        """Devices of set ``t``."""
+        return self.order[self.first[t] : self.first[t + 1]]
+
+
+def _find_twins(topology: Topology) -> _Twins | None:
+    """Sets of twins, or None where leaves and packages do not say what a device can tell apart."""
+    n, capacity = topology.num_devices, topology.capacity
     switched = [x for x in topology.layers if isinstance(x, ClosLayer) and x.facts.carries_devices]
     inner = [x for x in topology.layers if not isinstance(x, ClosLayer)]
     if (
@@ -222,52 +280,35 @@ def collapse_all_to_all(topology: Topology) -> Collapsed | None:
     for layer in inner:
         mated |= layer.joins(devices.astype(np.int32), mate.astype(np.int32), capacity)
     _, reps, counts = np.unique(own, return_index=True, return_counts=True)
-    if len(reps) ** 2 > MAX_CLASS_PAIRS:
-        return None
-    order = np.argsort(own, kind="stable")
-    first = np.concatenate([[0], np.cumsum(counts)])
-    rows: list[tuple[int, int, int, int, float, float, float]] = []
-    a, b = (x.ravel() for x in np.indices((len(reps), len(reps))))
-    plain = (a != b) & ~(mated[reps[a]] & (own[mate[reps[a]]] == b))
-    for t in range(len(reps)):
-        rep, count = int(reps[t]), int(counts[t])
-        joined = bool(mated[rep])
-        if joined:  # the package's own link: one flow for each device
-            rows.append((rep, int(mate[rep]), int(mate[rep]), rep, float(count), 1.0, 1.0))
-        partners = [t] if not joined or own[mate[rep]] == t else [t, int(own[mate[rep]])]
-        for other in partners:  # classes in which some pairs are taken out: itself, and that of the mate
-            there = order[first[other] : first[other + 1]]
-            goal = int(reps[other])
-            leaving = there[(there != rep) & ((there != mate[rep]) | (not joined))]
-            here = order[first[t] : first[t + 1]]
-            entering = here[(here != goal) & ((here != mate[goal]) | (not joined))]
-            if len(leaving):
-                rows.append(
-                    (
-                        rep,
-                        int(leaving[0]),
-                        int(entering[0]),
-                        goal,
-                        float(count) * len(leaving),
-                        len(leaving),
-                        len(entering),
-                    )
-                )
-    table = np.array(rows, float).reshape(-1, 7)
-    src = np.concatenate([reps[a[plain]], table[:, 0]]).astype(np.int32)
-    dst = np.concatenate([reps[b[plain]], table[:, 1]]).astype(np.int32)
-    fan_out = np.concatenate([counts[b[plain]], table[:, 5]])
-    fan_in = np.concatenate([counts[a[plain]], table[:, 6]])
-    return Collapsed(
-        src=src,
-        dst=dst,
-        entering=np.stack(
-            [
-                np.concatenate([reps[a[plain]], table[:, 2]]).astype(np.int32),
-                np.concatenate([reps[b[plain]], table[:, 3]]).astype(np.int32),
-            ]
-        ),
-        pairs=np.concatenate([counts[a[plain]] * counts[b[plain]], table[:, 4]]).astype(float),
-        fan_out=fan_out.astype(float),
-        fan_in=fan_in.astype(float),
+    return _Twins(
+        own=own,
+        reps=reps,
+        counts=counts,
+        order=np.argsort(own, kind="stable"),
+        first=np.concatenate([[0], np.cumsum(counts)]),
+        mate=mate,
+        mated=mated,
     )
+
+
+def _special_classes(twins: _Twins, t: int) -> list[tuple[int, int, int, int, float, float, float]]:
+    """Classes of pairs from set ``t`` that are not all pairs between two sets.
+
+    Each is a pair that leaves the representative, one that enters the representative of the other side, the pairs in
+    the class, and the flows of a source and of a destination.
+    """
+    own, mate = twins.own, twins.mate
+    rep, count = int(twins.reps[t]), float(twins.counts[t])
+    joined, rows = bool(twins.mated[rep]), []
+    if joined:  # the package's own link: one flow for each device
+        rows.append((rep, int(mate[rep]), int(mate[rep]), rep, count, 1.0, 1.0))
+    partners = [t] if not joined or own[mate[rep]] == t else [t, int(own[mate[rep]])]
+    for other in partners:  # some pairs are taken out: itself, and that of the mate
+        there, goal = twins.members(other), int(twins.reps[other])
+        leaving = there[(there != rep) & ((there != mate[rep]) | (not joined))]
+        here = twins.members(t)
+        entering = here[(here != goal) & ((here != mate[goal]) | (not joined))]
+        if len(leaving):
+            ends = rep, int(leaving[0]), int(entering[0]), goal
+            rows.append((*ends, count * len(leaving), float(len(leaving)), float(len(entering))))
+    return rows

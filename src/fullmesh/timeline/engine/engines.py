@@ -162,7 +162,26 @@ class Timeline:
         return self.end_s - self.start_s
 
 
-_NO_NETWORK = (np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
+def shared_state(
+    graph: TaskGraph, edges: kernels.Edges, contention: Contention, network: Network | None
+) -> kernels_shared.State:
+    """What the engine with rates starts from: nothing runs, nothing is on a link."""
+    if network is None:
+        none = np.zeros(0, np.int32)
+        routes = kernels_shared.Routes(np.zeros(0), np.zeros(1, np.int64), none, np.zeros(0), none)
+        work = graph.duration_s
+    else:
+        routes = kernels_shared.Routes(
+            network.link_bytes_per_s,
+            network.route_ptr,
+            network.route_link,
+            network.route_weight,
+            network.route_of,
+        )
+        work = np.where(network.route_of >= 0, network.bytes, graph.duration_s)
+    tasks = kernels_shared.Tasks(graph.kind, graph.stream, graph.rank, work)
+    slow = kernels_shared.Slowdown(contention.column("compute"), contention.column("communication"))
+    return kernels_shared.fresh_state(tasks, edges, slow, routes, graph.num_ranks)
 
 
 def replay(
@@ -203,25 +222,17 @@ def replay(
         took = time.perf_counter() - began
         kernels.starts(pred, end, start)
     else:
-        ptr, succ, need = kernels.successors(graph.pred)
+        edges = kernels.edges_of(graph)
         num_lanes = graph.num_ranks * len(STREAMS)
-        began = time.perf_counter()
         if engine == "event":
             lane = graph.rank * np.int32(len(STREAMS)) + graph.stream
-            ran = kernels.events(graph.kind, lane, graph.duration_s, ptr, succ, need, num_lanes, start, end)
+            began = time.perf_counter()
+            lanes = kernels.fresh_lanes(num_lanes, n)
+            ran = kernels.events(graph.kind, lane, graph.duration_s, edges, lanes, start, end)
         else:
-            slow = contention or Contention()
-            work, route_of, net = graph.duration_s, np.zeros(0, np.int32), _NO_NETWORK
-            if network is not None:
-                route_of = network.route_of
-                work = np.where(route_of >= 0, network.bytes, graph.duration_s)
-                net = (
-                    network.link_bytes_per_s, network.route_ptr, network.route_link, network.route_weight,
-                )  # fmt: skip
-            ran, solves = kernels_shared.shared(
-                graph.kind, graph.stream, graph.rank, work, ptr, succ, need, graph.num_ranks,
-                slow.column("compute"), slow.column("communication"), route_of, net, start, end,
-            )  # fmt: skip
+            began = time.perf_counter()
+            state = shared_state(graph, edges, contention or Contention(), network)
+            ran, solves = kernels_shared.shared(state, start, end)
         took = time.perf_counter() - began
         if ran < n:
             raise ScenarioError(

@@ -1,23 +1,222 @@
 """Compiled replay with rates: what overlaps slows down, and routed transfers share links.
 
-Lanes are the entries of an indexed heap, so that a running task can be timed anew.
+Lanes (a stream of a rank each) are the entries of an indexed heap, so that a running task can be timed anew. A lane
+whose task is routed stands in the list of every link of its route, at node ``lane * places + place in the route``.
+In comes a `State`, out go the seconds at which each of N tasks starts and ends.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import NamedTuple
 
-from fullmesh.timeline.engine.maxplus import less
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.compiled import inlined, kernel
+from fullmesh.timeline.engine.maxplus import Edges, first_ready, less, release, wait_in_line
+from fullmesh.timeline.schedule.graph import Floats, Ids
 from fullmesh.timeline.schedule.tasks import K_JOIN, STREAMS
 
 NUM_STREAMS = len(STREAMS)
+Longs = npt.NDArray[np.int64]
+# places in State.num
+SIZE, TOP, DIRTY, SEEDS, MARK, RAN = range(6)
 
 
-@njit(cache=True)
-def _place(key, heap, pos, size, ln):  # type: ignore[no-untyped-def]
+class Tasks(NamedTuple):
+    """What is to run.
+
+    Attributes
+    ----------
+    kind, stream : int8, shape (N,)
+    rank : int32, shape (N,)
+    work : float64, shape (N,)
+        Seconds, or bytes of routed tasks.
+    """
+
+    kind: npt.NDArray[np.int8]
+    stream: npt.NDArray[np.int8]
+    rank: Ids
+    work: Floats
+
+
+class Slowdown(NamedTuple):
+    """Factors of at least 1 by stream, shape (streams,): on the computation beside it, and on it beside computation."""
+
+    compute: Floats
+    communication: Floats
+
+
+class Routes(NamedTuple):
+    """Links that routed tasks share.
+
+    Attributes
+    ----------
+    capacity : float64, shape (links,)
+        Bytes per second.
+    ptr : int64, shape (routes + 1,)
+        Where the links of each route begin.
+    link : int32, shape (entries,)
+    weight : float64, shape (entries,)
+        Share of the bytes that takes the link.
+    route_of : int32, shape (N,), or (0,) where nothing is routed
+        Route of each task, -1 for none.
+    """
+
+    capacity: Floats
+    ptr: Longs
+    link: Ids
+    weight: Floats
+    route_of: Ids
+
+
+class Lanes(NamedTuple):
+    """Streams of ranks; all of shape (lanes,) but the last.
+
+    Attributes
+    ----------
+    key : float64
+        Seconds at which the running task ends at its present rate.
+    heap, pos : int32
+        Busy lanes by ``key``, and where each lane stands there, -1 outside.
+    running : int32
+        Task that runs, -1 if none does.
+    rate : float64
+        Seconds of work per second, or bytes per second.
+    rest, since : float64
+        Work that was left at a time in seconds.
+    head, tail : int32
+        First and last task in the queue, -1 if there is none.
+    following : int32, shape (N,)
+        Next task in the queue.
+    """
+
+    key: Floats
+    heap: Ids
+    pos: Ids
+    running: Ids
+    rate: Floats
+    rest: Floats
+    since: Floats
+    head: Ids
+    tail: Ids
+    following: Ids
+
+
+class OnLinks(NamedTuple):
+    """Which lanes are on which link: doubly linked lists of nodes.
+
+    Attributes
+    ----------
+    first : int32, shape (links,)
+        First node of each link, -1 if there is none.
+    after, before : int32, shape (nodes,)
+    lane_route : int32, shape (lanes,)
+        Route of the running task, -1 if it has none.
+    share : float64, shape (lanes,)
+        Max-min fair bytes per second.
+    """
+
+    first: Ids
+    after: Ids
+    before: Ids
+    lane_route: Ids
+    share: Floats
+
+
+class Fair(NamedTuple):
+    """Scratch of the fair shares.
+
+    Attributes
+    ----------
+    link_mark : int64, shape (links,), and lane_mark : int64, shape (lanes,)
+        Number of the solve that saw it last.
+    links : int32, shape (links,), and lanes : int32, shape (lanes,)
+        Those that the present solve sees.
+    left, total : float64, shape (links,)
+        Bytes per second not given away, and weight of the lanes without a share.
+    seeds : int32, shape (links + 1,)
+        Links whose lanes have changed.
+    seeded : bool, shape (links,)
+    """
+
+    link_mark: Longs
+    lane_mark: Longs
+    links: Ids
+    lanes: Ids
+    left: Floats
+    total: Floats
+    seeds: Ids
+    seeded: npt.NDArray[np.bool_]
+
+
+class Ranks(NamedTuple):
+    """Ranks whose streams changed.
+
+    Attributes
+    ----------
+    mask : int64, shape (ranks,)
+        Busy streams, one bit each.
+    dirty : int32, shape (ranks,)
+    is_dirty : bool, shape (ranks,)
+    """
+
+    mask: Longs
+    dirty: Ids
+    is_dirty: npt.NDArray[np.bool_]
+
+
+class State(NamedTuple):
+    """Everything that the engine reads and changes.
+
+    ``ready``, int32, shape (N,), is the stack of tasks that can start; ``num``, int64, shape (6,), holds the sizes of
+    heap, stack, dirty ranks and seeds, the number of the last solve, and how many tasks ran.
+    """
+
+    tasks: Tasks
+    edges: Edges
+    slow: Slowdown
+    routes: Routes
+    lanes: Lanes
+    on: OnLinks
+    fair: Fair
+    ranks: Ranks
+    ready: Ids
+    num: Longs
+
+
+def fresh_state(tasks: Tasks, edges: Edges, slow: Slowdown, routes: Routes, num_ranks: int) -> State:
+    """Nothing runs, nothing is on a link."""
+    num_lanes, num_links, n = num_ranks * NUM_STREAMS, len(routes.capacity), len(tasks.work)
+    nodes = num_lanes * int(np.diff(routes.ptr).max(initial=1)) if num_links else 1
+
+    def none(size: int) -> Ids:
+        return np.full(size, -1, np.int32)
+
+    return State(
+        tasks, edges, slow, routes,
+        Lanes(
+            np.full(num_lanes, np.inf), np.empty(num_lanes, np.int32), none(num_lanes), none(num_lanes),
+            np.zeros(num_lanes), np.zeros(num_lanes), np.zeros(num_lanes), none(num_lanes), none(num_lanes),
+            np.empty(n, np.int32),
+        ),
+        OnLinks(none(num_links), none(nodes), none(nodes), none(num_lanes), np.zeros(num_lanes)),
+        Fair(
+            np.zeros(num_links, np.int64), np.zeros(num_lanes, np.int64), np.empty(num_links, np.int32),
+            np.empty(num_lanes, np.int32), np.zeros(num_links), np.zeros(num_links),
+            np.empty(num_links + 1, np.int32), np.zeros(num_links, np.bool_),
+        ),
+        Ranks(np.zeros(num_ranks, np.int64), np.empty(num_ranks, np.int32), np.zeros(num_ranks, np.bool_)),
+        ready=np.empty(n, np.int32),
+        num=np.zeros(6, np.int64),
+    )  # fmt: skip
+
+
+@inlined
+def _place(lanes, size, ln):  # type: ignore[no-untyped-def]
     """Move lane ``ln`` to where its key belongs."""
-    i = pos[ln]
+    key, heap, pos = lanes.key, lanes.heap, lanes.pos
+    i = np.int64(pos[ln])
     k = key[ln]
     while i > 0:
         parent = (i - 1) >> 1
@@ -46,277 +245,270 @@ def _place(key, heap, pos, size, ln):  # type: ignore[no-untyped-def]
     pos[ln] = i
 
 
-@njit(cache=True, inline="always")
-def _retime(ln, new_rate, now, rate, rest, since, key, heap, pos, size):  # type: ignore[no-untyped-def]
-    if new_rate == rate[ln]:
-        return
-    rest[ln] = max(rest[ln] - (now - since[ln]) * rate[ln], 0.0)
-    since[ln] = now
-    rate[ln] = new_rate
-    key[ln] = now + rest[ln] / new_rate if new_rate > 0 else np.inf
-    _place(key, heap, pos, size, ln)
+@inlined
+def _mark_rank(state, r):  # type: ignore[no-untyped-def]
+    """Note that the streams of rank ``r`` changed."""
+    if not state.ranks.is_dirty[r]:
+        state.ranks.is_dirty[r] = True
+        state.ranks.dirty[state.num[DIRTY]] = r
+        state.num[DIRTY] += 1
 
 
-@njit(cache=True)
-def _fair(seeds, num_seeds, net, lists, share, scratch):  # type: ignore[no-untyped-def]
-    """Max-min rates of the flows connected with the links in ``seeds``; returns how many lanes were rated.
+@inlined
+def _mark_link(state, link):  # type: ignore[no-untyped-def]
+    """Note that the lanes of a link changed."""
+    if not state.fair.seeded[link]:
+        state.fair.seeded[link] = True
+        state.fair.seeds[state.num[SEEDS]] = link
+        state.num[SEEDS] += 1
 
-    Flows that share no link with these, directly or through others, keep their rates: max-min shares of separate
-    components do not depend on each other.
+
+@inlined
+def _enter_links(state, ln, row):  # type: ignore[no-untyped-def]
+    """Put lane ``ln`` on the links of route ``row``."""
+    on, routes = state.on, state.routes
+    places = len(on.after) // len(on.lane_route)
+    on.lane_route[ln] = row
+    for e in range(routes.ptr[row], routes.ptr[row + 1]):
+        link, node = routes.link[e], ln * places + e - routes.ptr[row]
+        on.after[node], on.before[node] = on.first[link], -1
+        if on.first[link] >= 0:
+            on.before[on.first[link]] = node
+        on.first[link] = node
+        _mark_link(state, link)
+
+
+@inlined
+def _leave_links(state, ln):  # type: ignore[no-untyped-def]
+    """Take lane ``ln`` off its links."""
+    on, routes = state.on, state.routes
+    places, row = len(on.after) // len(on.lane_route), on.lane_route[ln]
+    for e in range(routes.ptr[row], routes.ptr[row + 1]):
+        link, node = routes.link[e], ln * places + e - routes.ptr[row]
+        if on.before[node] >= 0:
+            on.after[on.before[node]] = on.after[node]
+        else:
+            on.first[link] = on.after[node]
+        if on.after[node] >= 0:
+            on.before[on.after[node]] = on.before[node]
+        _mark_link(state, link)
+    on.lane_route[ln] = -1
+
+
+@inlined
+def _connected(state):  # type: ignore[no-untyped-def]
+    """Gather the links and lanes connected with the changed links, and what each link carries.
+
+    Lanes that share no link with these, directly or through others, keep their rates: max-min shares of separate
+    components do not depend on each other. Returns how many links and lanes there are.
     """
-    capacity, route_ptr, route_link, route_weight = net
-    first, following, _, node_lane, lane_route, num_nodes = lists
-    link_mark, lane_mark, links, lanes, left, total, stamp = scratch
-    stamp[0] += 1
-    mark = stamp[0]
+    fair, on, routes = state.fair, state.on, state.routes
+    places = len(on.after) // len(on.lane_route)
+    state.num[MARK] += 1
+    mark = state.num[MARK]
     num_links, num_lanes, at = 0, 0, 0
-    for q in range(num_seeds):
-        if link_mark[seeds[q]] != mark:
-            link_mark[seeds[q]] = mark
-            links[num_links] = seeds[q]
-            num_links += 1
+    for q in range(state.num[SEEDS]):
+        fair.link_mark[fair.seeds[q]] = mark
+        fair.links[num_links] = fair.seeds[q]
+        num_links += 1
     while at < num_links:
-        ln = links[at]
+        ln = fair.links[at]
         at += 1
-        left[ln] = capacity[ln]
-        total[ln] = 0.0
-        node = first[ln]
+        fair.left[ln] = routes.capacity[ln]
+        fair.total[ln] = 0.0
+        node = np.int64(on.first[ln])
         while node >= 0:
-            lane = node_lane[node]
-            row = lane_route[lane]
-            total[ln] += route_weight[route_ptr[row] + node % num_nodes]
-            if lane_mark[lane] != mark:
-                lane_mark[lane] = mark
-                share[lane] = -1.0
-                lanes[num_lanes] = lane
+            lane = node // places
+            row = on.lane_route[lane]
+            fair.total[ln] += routes.weight[routes.ptr[row] + node % places]
+            if fair.lane_mark[lane] != mark:
+                fair.lane_mark[lane] = mark
+                on.share[lane] = -1.0
+                fair.lanes[num_lanes] = lane
                 num_lanes += 1
-                for e in range(route_ptr[row], route_ptr[row + 1]):
-                    other = route_link[e]
-                    if link_mark[other] != mark:
-                        link_mark[other] = mark
-                        links[num_links] = other
+                for e in range(routes.ptr[row], routes.ptr[row + 1]):
+                    other = routes.link[e]
+                    if fair.link_mark[other] != mark:
+                        fair.link_mark[other] = mark
+                        fair.links[num_links] = other
                         num_links += 1
-            node = following[node]
+            node = np.int64(on.after[node])
+    return num_links, num_lanes
+
+
+@inlined
+def _fair_shares(state):  # type: ignore[no-untyped-def]
+    """Max-min rates of the lanes connected with the changed links; returns how many lanes were rated."""
+    fair, on, routes = state.fair, state.on, state.routes
+    places = len(on.after) // len(on.lane_route)
+    num_links, num_lanes = _connected(state)
     open_lanes = num_lanes
     while open_lanes > 0:
         best, tightest = np.inf, -1
         for q in range(num_links):
-            ln = links[q]
-            if total[ln] > 1e-12:
-                level = max(left[ln], 0.0) / total[ln]
+            ln = fair.links[q]
+            if fair.total[ln] > 1e-12:
+                level = max(fair.left[ln], 0.0) / fair.total[ln]
                 if level < best:
                     best, tightest = level, ln
         if tightest < 0:
             break
-        node = first[tightest]
+        node = np.int64(on.first[tightest])
         while node >= 0:
-            lane = node_lane[node]
-            if share[lane] < 0:
-                share[lane] = best
+            lane = node // places
+            if on.share[lane] < 0:
+                on.share[lane] = best
                 open_lanes -= 1
-                row = lane_route[lane]
-                for e in range(route_ptr[row], route_ptr[row + 1]):
-                    other = route_link[e]
-                    left[other] -= best * route_weight[e]
-                    total[other] -= route_weight[e]
-            node = following[node]
-        total[tightest] = 0.0
+                row = on.lane_route[lane]
+                for e in range(routes.ptr[row], routes.ptr[row + 1]):
+                    fair.left[routes.link[e]] -= best * routes.weight[e]
+                    fair.total[routes.link[e]] -= routes.weight[e]
+            node = np.int64(on.after[node])
+        fair.total[tightest] = 0.0
     return num_lanes
 
 
-@njit(cache=True)
-def shared(  # type: ignore[no-untyped-def]
-    kind, stream, rank, work, ptr, succ, need, num_ranks, slow_compute, slow_comm,
-    route_of, net, start, end,
-):  # fmt: skip
+@inlined
+def _end_tasks(state, now, end):  # type: ignore[no-untyped-def]
+    """End everything that ends now, and put what waited for it on the stack."""
+    lanes, num = state.lanes, state.num
+    while num[SIZE] > 0 and lanes.key[lanes.heap[0]] <= now:
+        ln = np.int64(lanes.heap[0])
+        num[SIZE] -= 1
+        moved = np.int64(lanes.heap[num[SIZE]])
+        lanes.pos[ln] = -1
+        lanes.key[ln] = np.inf
+        if num[SIZE] > 0:
+            lanes.heap[0] = moved
+            lanes.pos[moved] = 0
+            _place(lanes, num[SIZE], moved)
+        i = np.int64(lanes.running[ln])
+        lanes.running[ln] = -1
+        end[i] = now
+        num[RAN] += 1
+        r = state.tasks.rank[i]
+        state.ranks.mask[r] &= ~(1 << (ln - r * NUM_STREAMS))
+        _mark_rank(state, r)
+        if state.on.lane_route[ln] >= 0:
+            _leave_links(state, ln)
+        if lanes.head[ln] >= 0:
+            state.ready[num[TOP]] = lanes.head[ln]
+            num[TOP] += 1
+            lanes.head[ln] = lanes.following[lanes.head[ln]]
+        num[TOP] = release(state.edges, i, state.ready, num[TOP])
+
+
+@inlined
+def _start_tasks(state, now, start, end):  # type: ignore[no-untyped-def]
+    """Start everything that can start now, or put it in line behind what runs on its stream."""
+    tasks, lanes, num = state.tasks, state.lanes, state.num
+    while num[TOP] > 0:
+        num[TOP] -= 1
+        i = np.int64(state.ready[num[TOP]])
+        if tasks.kind[i] == K_JOIN:
+            start[i], end[i] = now, now
+            num[RAN] += 1
+            num[TOP] = release(state.edges, i, state.ready, num[TOP])
+            continue
+        r = np.int64(tasks.rank[i])
+        ln = r * NUM_STREAMS + tasks.stream[i]
+        if lanes.running[ln] >= 0:
+            wait_in_line(lanes.head, lanes.tail, lanes.following, ln, i)
+            continue
+        lanes.running[ln] = i
+        state.ranks.mask[r] |= 1 << np.int64(tasks.stream[i])
+        start[i] = now
+        lanes.rest[ln], lanes.since[ln] = tasks.work[i], now
+        if len(state.routes.route_of) > 0 and state.routes.route_of[i] >= 0:
+            lanes.rate[ln] = 0.0
+            lanes.key[ln] = np.inf
+            _enter_links(state, ln, state.routes.route_of[i])
+        else:
+            lanes.rate[ln] = 1.0
+            lanes.key[ln] = now + tasks.work[i]
+        lanes.heap[num[SIZE]] = ln
+        lanes.pos[ln] = num[SIZE]
+        num[SIZE] += 1
+        _place(lanes, num[SIZE], ln)
+        _mark_rank(state, r)
+
+
+@inlined
+def _retime(state, ln, rate, now):  # type: ignore[no-untyped-def]
+    """Give lane ``ln`` a new rate."""
+    lanes = state.lanes
+    if rate == lanes.rate[ln]:
+        return
+    lanes.rest[ln] = max(lanes.rest[ln] - (now - lanes.since[ln]) * lanes.rate[ln], 0.0)
+    lanes.since[ln] = now
+    lanes.rate[ln] = rate
+    lanes.key[ln] = now + lanes.rest[ln] / rate if rate > 0 else np.inf
+    _place(lanes, state.num[SIZE], ln)
+
+
+@inlined
+def _rate_ranks(state, now):  # type: ignore[no-untyped-def]
+    """Give the busy lanes of all changed ranks the rate that what runs beside them leaves."""
+    ranks, on = state.ranks, state.on
+    for q in range(state.num[DIRTY]):
+        r = np.int64(ranks.dirty[q])
+        ranks.is_dirty[r] = False
+        busy, base = ranks.mask[r], r * NUM_STREAMS
+        computes, worst = (busy & 1) == 1, 1.0
+        for place in range(1, NUM_STREAMS + 1):  # computation, stream 0, last: by then its slowdown is known
+            at = place % NUM_STREAMS
+            if not (busy >> at) & 1:
+                continue
+            ln = base + at
+            full = on.share[ln] if on.lane_route[ln] >= 0 else 1.0
+            if at == 0:
+                full /= worst
+            else:
+                worst = max(worst, state.slow.compute[at])
+                if computes:
+                    full /= state.slow.communication[at]
+            _retime(state, ln, full, now)
+    state.num[DIRTY] = 0
+
+
+@kernel
+def shared(state: State, start: Floats, end: Floats) -> tuple[int, int]:
     """Event replay where what overlaps slows down, and where routed tasks share links max-min fairly.
 
-    ``work`` is seconds, or bytes where ``route_of`` names a route. While streams of a rank are busy, its computation
-    runs at ``1 / max(slow_compute[stream])`` and stream s at ``1 / slow_comm[s]`` while it computes. Everything that
-    happens at one instant is taken together before rates change. Returns (tasks that ran, fair-share solves).
+    While streams of a rank are busy, its computation runs at ``1 / max(slow.compute[stream])`` and stream s at
+    ``1 / slow.communication[s]`` while it computes. Everything that happens at one instant is taken together before
+    rates change.
+
+    Parameters
+    ----------
+    state : State
+        As `fresh_state` gives it; used up.
+    start, end : float64, shape (N,)
+        Receive seconds.
+
+    Returns
+    -------
+    tuple of int
+        Tasks that ran, and fair-share solves.
     """
-    n = len(work)
-    need = need.copy()
-    capacity, route_ptr, route_link, _ = net
-    num_lanes = num_ranks * NUM_STREAMS
-    key, heap, pos = (
-        np.full(num_lanes, np.inf),
-        np.empty(num_lanes, np.int32),
-        np.full(num_lanes, -1, np.int32),
-    )
-    size = 0
-    running = np.full(num_lanes, -1, np.int32)
-    rate, rest, since = np.zeros(num_lanes), np.zeros(num_lanes), np.zeros(num_lanes)
-    queue_head, queue_tail = np.full(num_lanes, -1, np.int32), np.full(num_lanes, -1, np.int32)
-    following = np.empty(n, np.int32)
-    stack = np.empty(n, np.int32)
-    dirty, is_dirty = np.empty(num_ranks, np.int32), np.zeros(num_ranks, np.bool_)
-    mask = np.zeros(num_ranks, np.int64)  # busy streams of each rank, one bit each
-    # flows on links: node = lane * num_nodes + place in the route
-    num_links = len(capacity)
-    num_nodes = 1
-    for row in range(len(route_ptr) - 1):
-        num_nodes = max(num_nodes, route_ptr[row + 1] - route_ptr[row])
-    nodes = num_lanes * num_nodes if num_links > 0 else 1
-    first, after, before = (
-        np.full(num_links, -1, np.int32),
-        np.full(nodes, -1, np.int32),
-        np.full(nodes, -1, np.int32),
-    )
-    node_lane = np.empty(nodes, np.int32)
-    for node in range(nodes):
-        node_lane[node] = node // num_nodes
-    lane_route = np.full(num_lanes, -1, np.int32)
-    lists = (first, after, before, node_lane, lane_route, num_nodes)
-    share = np.zeros(num_lanes)
-    scratch = (
-        np.zeros(num_links, np.int64), np.zeros(num_lanes, np.int64), np.empty(num_links, np.int32),
-        np.empty(num_lanes, np.int32), np.zeros(num_links), np.zeros(num_links), np.zeros(1, np.int64),
-    )  # fmt: skip
-    seeds, seeded = np.empty(num_links + 1, np.int32), np.zeros(num_links, np.bool_)
+    num, fair = state.num, state.fair
     start[0], end[0] = 0.0, 0.0
-    now, ran, solves, top = 0.0, 1, 0, 0
-    for i in range(n - 1, 0, -1):
-        if need[i] == 0:
-            stack[top] = i
-            top += 1
-    while True:
-        num_dirty, num_seeds = 0, 0
-        # everything that ends now
-        while size > 0 and key[heap[0]] <= now:
-            ln = heap[0]
-            size -= 1
-            moved = heap[size]
-            pos[ln] = -1
-            key[ln] = np.inf
-            if size > 0:
-                heap[0] = moved
-                pos[moved] = 0
-                _place(key, heap, pos, size, moved)
-            i = running[ln]
-            running[ln] = -1
-            end[i] = now
-            ran += 1
-            r = rank[i]
-            mask[r] &= ~(1 << (ln - r * NUM_STREAMS))
-            if not is_dirty[r]:
-                is_dirty[r] = True
-                dirty[num_dirty] = r
-                num_dirty += 1
-            row = lane_route[ln]
-            if row >= 0:
-                for e in range(route_ptr[row], route_ptr[row + 1]):
-                    link, node = route_link[e], ln * num_nodes + e - route_ptr[row]
-                    if before[node] >= 0:
-                        after[before[node]] = after[node]
-                    else:
-                        first[link] = after[node]
-                    if after[node] >= 0:
-                        before[after[node]] = before[node]
-                    if not seeded[link]:
-                        seeded[link] = True
-                        seeds[num_seeds] = link
-                        num_seeds += 1
-                lane_route[ln] = -1
-            if queue_head[ln] >= 0:
-                stack[top] = queue_head[ln]
-                top += 1
-                queue_head[ln] = following[queue_head[ln]]
-            for e in range(ptr[i + 1] - 1, ptr[i] - 1, -1):
-                s = succ[e]
-                need[s] -= 1
-                if need[s] == 0:
-                    stack[top] = s
-                    top += 1
-        # everything that starts now
-        while top > 0:
-            top -= 1
-            i = stack[top]
-            if kind[i] == K_JOIN:
-                start[i], end[i] = now, now
-                ran += 1
-                for e in range(ptr[i + 1] - 1, ptr[i] - 1, -1):
-                    s = succ[e]
-                    need[s] -= 1
-                    if need[s] == 0:
-                        stack[top] = s
-                        top += 1
-                continue
-            r = rank[i]
-            ln = r * NUM_STREAMS + stream[i]
-            if running[ln] >= 0:
-                following[i] = -1
-                if queue_head[ln] < 0:
-                    queue_head[ln] = i
-                else:
-                    following[queue_tail[ln]] = i
-                queue_tail[ln] = i
-                continue
-            running[ln] = i
-            mask[r] |= 1 << stream[i]
-            start[i] = now
-            rest[ln], since[ln] = work[i], now
-            row = route_of[i] if num_links > 0 else -1
-            if row >= 0:
-                rate[ln] = 0.0
-                key[ln] = np.inf
-                lane_route[ln] = row
-                for e in range(route_ptr[row], route_ptr[row + 1]):
-                    link, node = route_link[e], ln * num_nodes + e - route_ptr[row]
-                    after[node], before[node] = first[link], -1
-                    if first[link] >= 0:
-                        before[first[link]] = node
-                    first[link] = node
-                    if not seeded[link]:
-                        seeded[link] = True
-                        seeds[num_seeds] = link
-                        num_seeds += 1
-            else:
-                rate[ln] = 1.0
-                key[ln] = now + work[i]
-            heap[size] = ln
-            pos[ln] = size
-            size += 1
-            _place(key, heap, pos, size, ln)
-            if not is_dirty[r]:
-                is_dirty[r] = True
-                dirty[num_dirty] = r
-                num_dirty += 1
-        if size == 0:
-            return ran, solves
-        # links whose flows changed, then ranks whose streams did
-        if num_seeds > 0:
-            rated = _fair(seeds, num_seeds, net, lists, share, scratch)
+    now, solves = 0.0, 0
+    num[RAN] = 1
+    num[TOP] = first_ready(state.edges, state.ready)
+    while now < np.inf:
+        _end_tasks(state, now, end)
+        _start_tasks(state, now, start, end)
+        if num[SIZE] == 0:
+            break
+        if num[SEEDS] > 0:
+            rated = _fair_shares(state)
             solves += 1
-            for q in range(num_seeds):
-                seeded[seeds[q]] = False
+            for q in range(num[SEEDS]):
+                fair.seeded[fair.seeds[q]] = False
+            num[SEEDS] = 0
             for q in range(rated):
-                r = scratch[3][q] // NUM_STREAMS
-                if not is_dirty[r]:
-                    is_dirty[r] = True
-                    dirty[num_dirty] = r
-                    num_dirty += 1
-        for q in range(num_dirty):
-            r = dirty[q]
-            is_dirty[r] = False
-            busy = mask[r]
-            base = r * NUM_STREAMS
-            computes = (busy & 1) == 1
-            worst = 1.0
-            busy >>= 1
-            ln = base
-            while busy > 0:
-                ln += 1
-                if busy & 1:
-                    s = ln - base
-                    worst = max(worst, slow_compute[s])
-                    full = share[ln] if lane_route[ln] >= 0 else 1.0
-                    new = full / slow_comm[s] if computes else full
-                    _retime(ln, new, now, rate, rest, since, key, heap, pos, size)
-                busy >>= 1
-            if computes:
-                full = share[base] if lane_route[base] >= 0 else 1.0
-                _retime(base, full / worst, now, rate, rest, since, key, heap, pos, size)
-        now = key[heap[0]]
-        if now == np.inf:
-            return ran, solves
+                _mark_rank(state, fair.lanes[q] // NUM_STREAMS)
+        _rate_ranks(state, now)
+        now = state.lanes.key[state.lanes.heap[0]]
+    return num[RAN], solves

@@ -130,26 +130,12 @@ def build_graph(costs: PipelineCosts) -> TaskGraph:
         raise PlanError(
             f"a step of {bound:,} tasks is more than one graph can hold", expected="fewer than 2**31"
         )
-    columns: tuple[npt.NDArray[Any], ...] = (
-        np.empty(bound, np.int8),
-        np.empty(bound, np.int8),
-        np.empty(bound, np.int32),
-        np.empty(bound, np.int16),
-        np.empty(bound, np.int32),
-        np.empty(bound, np.float64),
-        np.empty((bound, 3), np.int32),
-    )
-    num, stuck, place = b.build(
-        order,
-        chunk_of,
-        rank_of,
-        seconds,
-        costs.column("optimizer_s"),
-        float(costs.grad_norm_s),
-        flags,
-        columns,
-    )
+    layout = b.layout_of(order, chunk_of, rank_of, seconds, costs.column("optimizer_s"), flags)
+    progress, columns = b.fresh_progress(layout), b.fresh_columns(bound)
+    num_ops = int(np.count_nonzero(order[0] >= 0))
+    stuck = int(b.build(layout, progress, columns, num_ops, float(costs.grad_norm_s)))
     if stuck >= 0:
+        place = int(progress.at[stuck])
         op, slot, mb = (int(x) for x in order[:, stuck, place])
         letter = {v: k for k, v in OP_LETTERS.items()}.get(op, "F&B")
         raise PlanError(
@@ -157,16 +143,16 @@ def build_graph(costs: PipelineCosts) -> TaskGraph:
             where="schedule",
             hint="an earlier operation of another rank waits for one that comes later here",
         )
+    num = int(progress.num[0])
     assert num <= bound
-    kind, stream, rank, chunk, mb_column, duration, pred = (c[:num] for c in columns)
     return TaskGraph(
-        kind=kind,
-        stream=stream,
-        rank=rank,
-        chunk=chunk,
-        microbatch=mb_column,
-        duration_s=duration,
-        pred=pred,
+        kind=columns.kind[:num],
+        stream=columns.stream[:num],
+        rank=columns.rank[:num],
+        chunk=columns.chunk[:num],
+        microbatch=columns.microbatch[:num],
+        duration_s=columns.seconds[:num],
+        pred=columns.pred[:num],
         num_ranks=costs.num_stages,
         num_stages=costs.num_stages,
     )

@@ -6,9 +6,13 @@ step, so that "no predecessor" needs no branch anywhere.
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from fullmesh.compiled import inlined, kernel
+from fullmesh.timeline.schedule.graph import Floats, Ids
 from fullmesh.timeline.schedule.orders import (
     BACKWARD,
     FORWARD,
@@ -17,6 +21,8 @@ from fullmesh.timeline.schedule.orders import (
     PAIRED_FORWARD,
     WEIGHT,
 )
+
+Longs = npt.NDArray[np.int64]
 
 KINDS = (
     "forward", "backward", "backward_input", "backward_weight", "paired_forward", "paired_backward",
@@ -60,336 +66,480 @@ _MAX_RING = 64
 _NEAR = 2
 
 
-@njit(cache=True, inline="always")
-def _add(t, n, kind, stream, rank, chunk, mb, seconds, a, b, c):  # type: ignore[no-untyped-def]
-    i = n[0]
-    t[0][i] = kind
-    t[1][i] = stream
-    t[2][i] = rank
-    t[3][i] = chunk
-    t[4][i] = mb
-    t[5][i] = seconds
-    t[6][i, 0] = a
-    t[6][i, 1] = b
-    t[6][i, 2] = c
-    n[0] = i + 1
-    return i
+class Columns(NamedTuple):
+    """Columns of the tasks that are emitted, see `fullmesh.timeline.schedule.graph.TaskGraph`; shape (bound,) each.
+
+    Attributes
+    ----------
+    kind, stream : int8
+    rank : int32
+    chunk : int16
+    microbatch : int32
+    seconds : float64
+    pred : int32, shape (bound, 3)
+    """
+
+    kind: npt.NDArray[np.int8]
+    stream: npt.NDArray[np.int8]
+    rank: Ids
+    chunk: npt.NDArray[np.int16]
+    microbatch: Ids
+    seconds: Floats
+    pred: Ids
 
 
-@njit(cache=True)
-def _last_writes(order, num_slots):  # type: ignore[no-untyped-def]
-    """Place of the operation that completes the gradients of each slot."""
+class Layout(NamedTuple):
+    """What is to be built; never changed.
+
+    Attributes
+    ----------
+    order : int32, shape (3, ranks, operations)
+        Operation, slot and micro-batch of each rank in turn; -1 pads.
+    chunk_of : int64, shape (ranks, slots)
+    rank_of : int64, shape (2, chunks)
+        Rank of each chunk for the two directions of DualPipe.
+    seconds : float64, shape (chunks, len(DURATIONS))
+    optimizer_s : float64, shape (ranks,)
+    flags : int64, shape (9,)
+        Switches ``F_...``.
+    last : int64, shape (ranks, slots)
+        Place of the operation that completes the gradients of a slot; -1 where nobody asks.
+    goes_out : bool, shape (chunks, micro-batches)
+        Whether activations are worth sending away.
+    """
+
+    order: Ids
+    chunk_of: Longs
+    rank_of: Longs
+    seconds: Floats
+    optimizer_s: Floats
+    flags: Longs
+    last: Longs
+    goes_out: npt.NDArray[np.bool_]
+
+
+class Progress(NamedTuple):
+    """How far the builder is.
+
+    Attributes
+    ----------
+    ready_forward, ready_backward, done_forward, done_backward : int64, shape (chunks, micro-batches)
+        Task that hands a pass's result on, and that ends it; -1 before.
+    copied : int64, shape (chunks, micro-batches)
+        Task that sent activations away; 0 if none did.
+    prev : int64, shape (ranks, streams)
+        Last task of each stream.
+    gathered : int64, shape (ranks, slots)
+        Task that gathers the slot's parameters, until a pass has waited for it.
+    ring : int64, shape (ranks, 64)
+        The last passes (or blocks of them) of each rank, which a prefetch waits for.
+    head, at : int64, shape (ranks,)
+        Passes put into the ring, and the operation that is next.
+    num : int64, shape (1,)
+        Tasks emitted.
+    """
+
+    ready_forward: Longs
+    ready_backward: Longs
+    done_forward: Longs
+    done_backward: Longs
+    copied: Longs
+    prev: Longs
+    gathered: Longs
+    ring: Longs
+    head: Longs
+    at: Longs
+    num: Longs
+
+
+def upper_bound(order: Ids, parts: int, lanes: int, num_slots: int) -> int:
+    """At least as many tasks as the builder will emit."""
+    ops = int(np.count_nonzero(order[0] >= 0))
+    ranks: int = order.shape[1]
+    return 1 + ops * (parts * 2 + lanes + 7) + ranks * (num_slots * (3 * parts + 2) + 16)
+
+
+def fresh_columns(bound: int) -> Columns:
+    """Room for ``bound`` tasks."""
+    return Columns(
+        np.empty(bound, np.int8),
+        np.empty(bound, np.int8),
+        np.empty(bound, np.int32),
+        np.empty(bound, np.int16),
+        np.empty(bound, np.int32),
+        np.empty(bound, np.float64),
+        np.empty((bound, 3), np.int32),
+    )
+
+
+def layout_of(
+    order: Ids, chunk_of: Longs, rank_of: Longs, seconds: Floats, optimizer_s: Floats, flags: Longs
+) -> Layout:
+    """A layout, with what the builder must know ahead of time worked out where it is asked for."""
+    shape = (len(seconds), int(flags[F_MICRO]))
+    reduces = flags[F_GRAD_OVERLAP] and seconds[:, D_REDUCE].any()
+    offloads = seconds[:, D_OFFLOAD].any()
+    last = _last_writes(order, chunk_of.shape[1]) if reduces else np.full(chunk_of.shape, -1, np.int64)
+    goes_out = _far_apart(order, chunk_of, shape) if offloads else np.zeros(shape, np.bool_)
+    return Layout(order, chunk_of, rank_of, seconds, optimizer_s, flags, last, goes_out)
+
+
+def fresh_progress(layout: Layout) -> Progress:
+    """Nothing built yet."""
+    ranks, slots = layout.chunk_of.shape
+    shape = layout.goes_out.shape
+    return Progress(
+        ready_forward=np.full(shape, -1, np.int64),
+        ready_backward=np.full(shape, -1, np.int64),
+        done_forward=np.full(shape, -1, np.int64),
+        done_backward=np.full(shape, -1, np.int64),
+        copied=np.zeros(shape, np.int64),
+        prev=np.zeros((ranks, len(STREAMS)), np.int64),
+        gathered=np.zeros((ranks, slots), np.int64),
+        ring=np.zeros((ranks, _MAX_RING), np.int64),
+        head=np.zeros(ranks, np.int64),
+        at=np.zeros(ranks, np.int64),
+        num=np.zeros(1, np.int64),
+    )
+
+
+def _last_writes(order: Ids, num_slots: int) -> Longs:
+    """Place of the operation that completes the gradients of each slot, shape (ranks, slots)."""
     last = np.full((order.shape[1], num_slots), -1, np.int64)
-    for r in range(order.shape[1]):
-        for i in range(order.shape[2]):
-            op = order[0, r, i]
-            if op in (BACKWARD, WEIGHT, PAIRED_BACKWARD):
-                last[r, order[1, r, i]] = i
+    rank, place = np.nonzero(np.isin(order[0], (BACKWARD, WEIGHT, PAIRED_BACKWARD)))
+    np.maximum.at(last, (rank, order[1, rank, place]), place)
     return last
 
 
-@njit(cache=True)
-def _returns(order, chunk_of, num_chunks, micro):  # type: ignore[no-untyped-def]
-    """Whether a chunk's activations are worth sending away: other passes lie between forward and backward."""
-    forward = np.zeros((num_chunks, micro), np.int64)
-    worth = np.zeros((num_chunks, micro), np.bool_)
-    for r in range(order.shape[1]):
-        for i in range(order.shape[2]):
-            op = order[0, r, i]
-            if op < 0 or op == WEIGHT:
-                continue
-            c, mb = chunk_of[r, order[1, r, i]], order[2, r, i]
-            if op in (FORWARD, PAIRED_FORWARD):
-                forward[c, mb] = i
-            else:
-                worth[c, mb] = i - forward[c, mb] > _NEAR
-    return worth
+def _far_apart(order: Ids, chunk_of: Longs, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Whether other passes lie between a chunk's forward and backward pass, shape (chunks, micro-batches)."""
+    places = []
+    for ops in ((FORWARD, PAIRED_FORWARD), (BACKWARD, INPUT, PAIRED_BACKWARD)):
+        rank, place = np.nonzero(np.isin(order[0], ops))
+        found = np.zeros(shape, np.int64)
+        found[chunk_of[rank, order[1, rank, place]], order[2, rank, place]] = place
+        places.append(found)
+    out: npt.NDArray[np.bool_] = places[1] - places[0] > _NEAR
+    return out
 
 
-@njit(cache=True)
-def upper_bound(order, parts, lanes, num_slots):  # type: ignore[no-untyped-def]
-    """At least as many tasks as the builder will emit."""
-    ops = 0
-    for r in range(order.shape[1]):
-        for i in range(order.shape[2]):
-            ops += order[0, r, i] >= 0
-    return 1 + ops * (parts * 2 + lanes + 7) + order.shape[1] * (num_slots * (3 * parts + 2) + 16)
+@inlined
+def _add(t, progress, kind, stream, rank, chunk, mb, seconds, a, b, c):  # type: ignore[no-untyped-def]
+    """Emit a task that waits for tasks ``a``, ``b`` and ``c`` (0 for none); returns its number."""
+    i = progress.num[0]
+    t.kind[i] = kind
+    t.stream[i] = stream
+    t.rank[i] = rank
+    t.chunk[i] = chunk
+    t.microbatch[i] = mb
+    t.seconds[i] = seconds
+    t.pred[i, 0] = a
+    t.pred[i, 1] = b
+    t.pred[i, 2] = c
+    progress.num[0] = i + 1
+    return i
 
 
-@njit(cache=True)
-def build(order, chunk_of, rank_of, seconds, optimizer, grad_norm, flags, t):  # type: ignore[no-untyped-def]
-    """Emit all tasks into the columns ``t``.
+@inlined
+def _operation(layout, r, i):  # type: ignore[no-untyped-def]
+    """Operation, slot and micro-batch ``i`` of rank ``r``, all of one type: a part is compiled for each type anew."""
+    order = layout.order
+    return np.int64(order[0, r, i]), np.int64(order[1, r, i]), np.int64(order[2, r, i])
 
-    Returns ``(num_tasks, rank, place)``; ``rank >= 0`` names an operation that can never start.
+
+@inlined
+def _also(t, progress, rank, chunk, mb, a, b):  # type: ignore[no-untyped-def]
+    """One task to wait for in place of ``a`` and ``b``: ``b`` itself where ``a`` is none."""
+    if a > 0:
+        return _add(t, progress, K_JOIN, S_COMPUTE, rank, chunk, mb, 0.0, a, b, 0)
+    return b
+
+
+@inlined
+def _held(layout, progress, r):  # type: ignore[no-untyped-def]
+    """The pass that must have ended before the rank may prefetch once more; 0 if there is none."""
+    ahead = min(layout.flags[F_PREFETCH] + 1, _MAX_RING)
+    if progress.head[r] >= ahead:
+        return progress.ring[r, (progress.head[r] - ahead) % _MAX_RING]
+    return np.int64(0)
+
+
+@inlined
+def _gather_first(layout, progress, t):  # type: ignore[no-untyped-def]
+    """Gather parameters beside the first passes, in the order in which a rank first uses its slots."""
+    for i in range(layout.order.shape[2]):
+        for r in range(layout.order.shape[1]):
+            v = np.int64(layout.order[1, r, i])
+            if v >= 0 and progress.gathered[r, v] == 0:
+                c = layout.chunk_of[r, v]
+                progress.gathered[r, v] = -1
+                if layout.seconds[c, D_GATHER] > 0:
+                    seconds, before = layout.seconds[c, D_GATHER], progress.prev[r, S_GATHER]
+                    task = _add(t, progress, K_PARAM_GATHER, S_GATHER, r, c, -1, seconds, before, 0, 0)
+                    progress.prev[r, S_GATHER] = task
+                    progress.gathered[r, v] = task
+
+
+@inlined
+def _comes_forward(layout, progress, c, mb):  # type: ignore[no-untyped-def]
+    """Task that brings a forward pass its input; 0 for none, -1 if there is none yet."""
+    return progress.ready_forward[c - 1, mb] if c > 0 else np.int64(0)
+
+
+@inlined
+def _comes_backward(layout, progress, c, mb):  # type: ignore[no-untyped-def]
+    """The same of a backward pass, which also needs its own forward pass."""
+    if progress.done_forward[c, mb] < 0:
+        return np.int64(-1)
+    return progress.ready_backward[c + 1, mb] if c < len(layout.seconds) - 1 else np.int64(0)
+
+
+@inlined
+def _copy_back(layout, progress, t, r, c, mb):  # type: ignore[no-untyped-def]
+    """Bring back the activations of a pass."""
+    task = _add(
+        t, progress, K_COPY_IN, S_IN, r, c, mb, layout.seconds[c, D_OFFLOAD],
+        progress.prev[r, S_IN], progress.copied[c, mb], _held(layout, progress, r),
+    )  # fmt: skip
+    progress.prev[r, S_IN] = task
+    return task
+
+
+@inlined
+def _pass_seconds(layout, kind, c):  # type: ignore[no-untyped-def]
+    """Seconds of a pass on the compute stream."""
+    if kind == FORWARD:
+        return layout.seconds[c, D_FORWARD]
+    if kind == BACKWARD:
+        return layout.seconds[c, D_INPUT] + layout.seconds[c, D_WEIGHT]
+    if kind == INPUT:
+        return layout.seconds[c, D_INPUT]
+    if kind == WEIGHT:
+        return layout.seconds[c, D_WEIGHT]
+    return layout.seconds[c, D_PF] if kind == PAIRED_FORWARD else layout.seconds[c, D_PB]
+
+
+@inlined
+def _run(layout, progress, t, r, place, start, wait, wait2):  # type: ignore[no-untyped-def]
+    """One pass on the compute stream after task ``start``, in blocks or buckets where something runs beside each.
+
+    Returns its last task.
     """
-    num_ranks, num_ops = order.shape[1], order.shape[2]
-    num_chunks, num_slots = seconds.shape[0], chunk_of.shape[1]
-    micro, half = flags[F_MICRO], flags[F_HALF]
-    ready_f = np.full((num_chunks, micro), -1, np.int32)
-    ready_b = np.full((num_chunks, micro), -1, np.int32)
-    done_f = np.full((num_chunks, micro), -1, np.int32)
-    done_b = np.full((num_chunks, micro), -1, np.int32)
-    copied = np.zeros((num_chunks, micro), np.int32)
-    goes_out = _returns(order, chunk_of, num_chunks, micro)
-    last = _last_writes(order, num_slots)
-    prev = np.zeros((num_ranks, len(STREAMS)), np.int32)
-    gathered = np.zeros((num_ranks, num_slots), np.int32)
-    ring = np.zeros((num_ranks, _MAX_RING), np.int32)
-    head = np.zeros(num_ranks, np.int64)
-    at = np.zeros(num_ranks, np.int64)
-    n = np.zeros(1, np.int64)
-    ahead = min(flags[F_PREFETCH] + 1, _MAX_RING)
-    _add(t, n, K_JOIN, S_COMPUTE, 0, 0, -1, 0.0, 0, 0, 0)
-
-    if flags[F_PARAM_OVERLAP]:
-        # parameters are gathered in the order in which the slots of a rank are first used
-        pending = np.ones((num_ranks, num_slots), np.bool_)
-        for i in range(num_ops):
-            for r in range(num_ranks):
-                v = order[1, r, i]
-                if v >= 0 and pending[r, v]:
-                    pending[r, v] = False
-                    c = chunk_of[r, v]
-                    if seconds[c, D_GATHER] > 0:
-                        prev[r, S_GATHER] = _add(
-                            t,
-                            n,
-                            K_PARAM_GATHER,
-                            S_GATHER,
-                            r,
-                            c,
-                            -1,
-                            seconds[c, D_GATHER],
-                            prev[r, S_GATHER],
-                            0,
-                            0,
-                        )
-                        gathered[r, v] = prev[r, S_GATHER]
-
-    left = 0
-    for r in range(num_ranks):
-        for i in range(num_ops):
-            left += order[0, r, i] >= 0
-    while left > 0:
-        moved = False
-        for r in range(num_ranks):
-            i = at[r]
-            if i >= num_ops or order[0, r, i] < 0:
-                continue
-            op, slot, mb = order[0, r, i], order[1, r, i], order[2, r, i]
-            c = chunk_of[r, slot]
-            direction = 1 if mb >= half else 0
-
-            # --- what the operation waits for
-            pair = op == PAIRED_FORWARD
-            come, come2 = 0, 0
-            if op == FORWARD or pair:
-                if c > 0:
-                    come = ready_f[c - 1, mb]
-            elif op != WEIGHT:
-                if done_f[c, mb] < 0:
-                    come = -1
-                elif c < num_chunks - 1:
-                    come = ready_b[c + 1, mb]
-            elif done_b[c, mb] < 0:
-                come = -1
-            cb, mb2 = c, mb
-            if pair:
-                cb, mb2 = chunk_of[r, order[1, r, i + 1]], order[2, r, i + 1]
-                if done_f[cb, mb2] < 0:
-                    come2 = -1
-                elif cb < num_chunks - 1:
-                    come2 = ready_b[cb + 1, mb2]
-            if come < 0 or come2 < 0:
-                continue
-            moved = True
-            left -= 2 if pair else 1
-            at[r] = i + (2 if pair else 1)
-            start = prev[r, S_COMPUTE]
-            if (op == FORWARD or pair) and gathered[r, slot] > 0:
-                if come2 > 0:
-                    come2 = _add(t, n, K_JOIN, S_COMPUTE, r, c, mb, 0.0, come2, gathered[r, slot], 0)
-                else:
-                    come2 = gathered[r, slot]
-                gathered[r, slot] = 0
-            backward = op in (BACKWARD, INPUT)
-            if (backward and copied[c, mb] > 0) or (pair and copied[cb, mb2] > 0):
-                where = cb if pair else c
-                b = mb2 if pair else mb
-                held = ring[r, (head[r] - ahead) % _MAX_RING] if head[r] >= ahead else 0
-                back = _add(
-                    t, n, K_COPY_IN, S_IN, r, where, b, seconds[where, D_OFFLOAD],
-                    prev[r, S_IN], copied[where, b], held,
+    kind, slot, mb = _operation(layout, r, place)
+    c = layout.chunk_of[r, slot]
+    seconds, flags = layout.seconds, layout.flags
+    writes = kind in (BACKWARD, WEIGHT, PAIRED_BACKWARD)
+    fsdp = seconds[c, D_FSDP_GATHER] > 0 and kind != WEIGHT
+    scatter = seconds[c, D_FSDP_SCATTER] > 0 and writes
+    reduce = (
+        writes and layout.last[r, slot] == place and flags[F_GRAD_OVERLAP] > 0 and seconds[c, D_REDUCE] > 0
+    )
+    parts = flags[F_BLOCKS] if (fsdp or scatter) else (flags[F_BUCKETS] if reduce else np.int64(1))
+    total, out = _pass_seconds(layout, kind, c), start
+    for _ in range(parts):
+        if fsdp:
+            unit = _add(
+                t, progress, K_FSDP_GATHER, S_GATHER, r, c, mb, seconds[c, D_FSDP_GATHER] / parts,
+                progress.prev[r, S_GATHER], _held(layout, progress, r), 0,
+            )  # fmt: skip
+            progress.prev[r, S_GATHER] = unit
+            wait2 = _also(t, progress, r, c, mb, wait2, unit)
+        out = _add(t, progress, kind, S_COMPUTE, r, c, mb, total / parts, out, wait, wait2)
+        wait, wait2 = np.int64(0), np.int64(0)
+        progress.ring[r, progress.head[r] % _MAX_RING] = out
+        progress.head[r] += 1
+        for which in range(2):
+            if scatter if which == 0 else reduce:
+                exchange = seconds[c, D_FSDP_SCATTER] if which == 0 else seconds[c, D_REDUCE]
+                progress.prev[r, S_REDUCE] = _add(
+                    t, progress, K_FSDP_SCATTER if which == 0 else K_GRAD_REDUCE, S_REDUCE, r, c,
+                    mb if which == 0 else -1, exchange / parts, progress.prev[r, S_REDUCE], out, 0,
                 )  # fmt: skip
-                prev[r, S_IN] = back
-                come2 = _add(t, n, K_JOIN, S_COMPUTE, r, c, mb, 0.0, come2, back, 0) if come2 > 0 else back
+    return out
 
-            # --- its tasks on the compute stream
-            if backward and seconds[c, D_RECOMPUTE] > 0:
-                start = _add(
-                    t, n, K_RECOMPUTE, S_COMPUTE, r, c, mb, seconds[c, D_RECOMPUTE], start, come, come2
-                )
-                come, come2 = 0, 0
-            begin, begin_a, begin_b = start, come, come2
-            out = start
-            for half_op in range(2 if pair else 1):
-                kind, cc, m = op, c, mb
-                if half_op == 1:
-                    kind, cc, m = PAIRED_BACKWARD, cb, mb2
-                place = i + half_op
-                if kind == FORWARD:
-                    total = seconds[cc, D_FORWARD]
-                elif kind == BACKWARD:
-                    total = seconds[cc, D_INPUT] + seconds[cc, D_WEIGHT]
-                elif kind == INPUT:
-                    total = seconds[cc, D_INPUT]
-                elif kind == WEIGHT:
-                    total = seconds[cc, D_WEIGHT]
-                elif kind == PAIRED_FORWARD:
-                    total = seconds[cc, D_PF]
-                else:
-                    total = seconds[cc, D_PB]
-                writes = kind in (BACKWARD, WEIGHT, PAIRED_BACKWARD)
-                slot2 = order[1, r, place]
-                fsdp = seconds[cc, D_FSDP_GATHER] > 0 and kind != WEIGHT
-                scatter = seconds[cc, D_FSDP_SCATTER] > 0 and writes
-                is_last = writes and last[r, slot2] == place
-                reduce = is_last and flags[F_GRAD_OVERLAP] and seconds[cc, D_REDUCE] > 0
-                parts = flags[F_BLOCKS] if (fsdp or scatter) else (flags[F_BUCKETS] if reduce else 1)
-                for p in range(parts):
-                    first = p == 0 and half_op == 0
-                    wait = come if first else 0
-                    wait2 = come2 if first else 0
-                    if fsdp:
-                        held = ring[r, (head[r] - ahead) % _MAX_RING] if head[r] >= ahead else 0
-                        unit = _add(
-                            t, n, K_FSDP_GATHER, S_GATHER, r, cc, m, seconds[cc, D_FSDP_GATHER] / parts,
-                            prev[r, S_GATHER], held, 0,
-                        )  # fmt: skip
-                        prev[r, S_GATHER] = unit
-                        wait2 = (
-                            _add(t, n, K_JOIN, S_COMPUTE, r, cc, m, 0.0, wait2, unit, 0)
-                            if wait2 > 0
-                            else unit
-                        )
-                    out = _add(t, n, kind, S_COMPUTE, r, cc, m, total / parts, out, wait, wait2)
-                    ring[r, head[r] % _MAX_RING] = out
-                    head[r] += 1
-                    if scatter:
-                        prev[r, S_REDUCE] = _add(
-                            t, n, K_FSDP_SCATTER, S_REDUCE, r, cc, m, seconds[cc, D_FSDP_SCATTER] / parts,
-                            prev[r, S_REDUCE], out, 0,
-                        )  # fmt: skip
-                    if reduce:
-                        prev[r, S_REDUCE] = _add(
-                            t, n, K_GRAD_REDUCE, S_REDUCE, r, cc, -1, seconds[cc, D_REDUCE] / parts,
-                            prev[r, S_REDUCE], out, 0,
-                        )  # fmt: skip
 
-            # --- what runs beside it
-            if op != WEIGHT:
-                for lane_kind in range(3):
-                    if pair:
-                        beside = seconds[c, D_HIDDEN_F + lane_kind] + seconds[cb, D_HIDDEN_B + lane_kind]
-                        if lane_kind == 1:
-                            beside += seconds[c, D_EPF] + seconds[cb, D_EPB]
-                    elif op == FORWARD:
-                        beside = seconds[c, D_HIDDEN_F + lane_kind]
-                    else:
-                        beside = seconds[c, D_HIDDEN_B + lane_kind]
-                    if beside > 0:
-                        lane = _add(
-                            t,
-                            n,
-                            K_TP + lane_kind,
-                            S_TP + lane_kind,
-                            r,
-                            c,
-                            mb,
-                            beside,
-                            begin,
-                            begin_a,
-                            begin_b,
-                        )
-                        out = _add(t, n, K_JOIN, S_COMPUTE, r, c, mb, 0.0, out, lane, 0)
-            prev[r, S_COMPUTE] = out
+@inlined
+def _beside(layout, progress, t, r, op, c, cb, mb, out, start, wait, wait2):  # type: ignore[no-untyped-def]
+    """Hidden communication of a pass (or of a pair), which the pass's end waits for; returns that end.
 
-            # --- what it hands on
-            if op == FORWARD or pair:
-                done_f[c, mb] = out
-                ready_f[c, mb] = out
-                if c < num_chunks - 1 and rank_of[direction, c + 1] != r and seconds[c, D_SEND] > 0:
-                    if flags[F_P2P]:
-                        send = _add(
-                            t, n, K_SEND_FORWARD, S_SEND_FORWARD, r, c, mb, seconds[c, D_SEND],
-                            out, prev[r, S_SEND_FORWARD], 0,
-                        )  # fmt: skip
-                        prev[r, S_SEND_FORWARD] = send
-                    else:
-                        send = _add(
-                            t, n, K_SEND_FORWARD, S_COMPUTE, r, c, mb, seconds[c, D_SEND],
-                            prev[r, S_COMPUTE], 0, 0,
-                        )  # fmt: skip
-                        prev[r, S_COMPUTE] = send
-                    ready_f[c, mb] = send
-                if seconds[c, D_OFFLOAD] > 0 and goes_out[c, mb]:
-                    prev[r, S_OUT] = _add(
-                        t, n, K_COPY_OUT, S_OUT, r, c, mb, seconds[c, D_OFFLOAD], out, prev[r, S_OUT], 0
-                    )
-                    copied[c, mb] = prev[r, S_OUT]
-            if backward or pair:
-                b_direction = 1 if mb2 >= half else 0
-                done_b[cb, mb2] = out
-                ready_b[cb, mb2] = out
-                if cb > 0 and rank_of[b_direction, cb - 1] != r and seconds[cb - 1, D_SEND] > 0:
-                    if flags[F_P2P]:
-                        send = _add(
-                            t, n, K_SEND_BACKWARD, S_SEND_BACKWARD, r, cb, mb2, seconds[cb - 1, D_SEND],
-                            out, prev[r, S_SEND_BACKWARD], 0,
-                        )  # fmt: skip
-                        prev[r, S_SEND_BACKWARD] = send
-                    else:
-                        send = _add(
-                            t, n, K_SEND_BACKWARD, S_COMPUTE, r, cb, mb2, seconds[cb - 1, D_SEND],
-                            prev[r, S_COMPUTE], 0, 0,
-                        )  # fmt: skip
-                        prev[r, S_COMPUTE] = send
-                    ready_b[cb, mb2] = send
-        if not moved:
-            for r in range(num_ranks):
-                if at[r] < num_ops and order[0, r, at[r]] >= 0:
-                    return n[0], r, at[r]
+    ``start``, ``wait`` and ``wait2`` are what the pass itself began after.
+    """
+    seconds = layout.seconds
+    for lane in range(3):
+        if op == PAIRED_FORWARD:
+            hidden = seconds[c, D_HIDDEN_F + lane] + seconds[cb, D_HIDDEN_B + lane]
+            if lane == 1:
+                hidden += seconds[c, D_EPF] + seconds[cb, D_EPB]
+        elif op == FORWARD:
+            hidden = seconds[c, D_HIDDEN_F + lane]
+        else:
+            hidden = seconds[c, D_HIDDEN_B + lane]
+        if hidden > 0:
+            task = _add(t, progress, K_TP + lane, S_TP + lane, r, c, mb, hidden, start, wait, wait2)
+            out = _add(t, progress, K_JOIN, S_COMPUTE, r, c, mb, 0.0, out, task, 0)
+    return out
 
-    # --- gradients that were not reduced on the way, the norm, the optimizer, the parameters
-    for r in range(num_ranks):
-        if not flags[F_GRAD_OVERLAP]:
-            for v in range(num_slots - 1, -1, -1):
-                c = chunk_of[r, v]
-                if seconds[c, D_REDUCE] > 0:
-                    prev[r, S_REDUCE] = _add(
-                        t, n, K_GRAD_REDUCE, S_REDUCE, r, c, -1, seconds[c, D_REDUCE],
-                        prev[r, S_REDUCE], prev[r, S_COMPUTE], 0,
-                    )  # fmt: skip
-    whole = 0
-    if flags[F_GLOBAL_NORM]:
-        r = 0
-        while r < num_ranks:  # two ranks a join, each with its compute and its reductions
-            whole = _add(t, n, K_JOIN, S_COMPUTE, r, 0, -1, 0.0, whole, prev[r, S_COMPUTE], prev[r, S_REDUCE])
-            r += 1
-        if grad_norm > 0:
-            whole = _add(t, n, K_GRAD_NORM, S_REDUCE, 0, 0, -1, grad_norm, whole, 0, 0)
-    for r in range(num_ranks):
-        if optimizer[r] > 0:
+
+@inlined
+def _send(layout, progress, t, r, c, mb, seconds, backward, out):  # type: ignore[no-untyped-def]
+    """Send a result to another rank, beside the computation or in its way; returns the task that hands it on."""
+    kind = K_SEND_BACKWARD if backward else K_SEND_FORWARD
+    if layout.flags[F_P2P]:
+        stream = S_SEND_BACKWARD if backward else S_SEND_FORWARD
+        a, b = out, progress.prev[r, stream]
+    else:
+        stream = S_COMPUTE
+        a, b = progress.prev[r, S_COMPUTE], np.int64(0)
+    task = _add(t, progress, kind, stream, r, c, mb, seconds, a, b, 0)
+    progress.prev[r, stream] = task
+    return task
+
+
+@inlined
+def _hand_on(layout, progress, t, r, c, mb, backward, out):  # type: ignore[no-untyped-def]
+    """Note the end of a pass, and send its result on where the next chunk is another rank's."""
+    direction = 1 if mb >= layout.flags[F_HALF] else 0
+    other = c - 1 if backward else c + 1
+    ready = out
+    if 0 <= other < len(layout.seconds) and layout.rank_of[direction, other] != r:
+        seconds = layout.seconds[min(c, other), D_SEND]
+        if seconds > 0:
+            ready = _send(layout, progress, t, r, c, mb, seconds, backward, out)
+    if backward:
+        progress.done_backward[c, mb] = out
+        progress.ready_backward[c, mb] = ready
+        return
+    progress.done_forward[c, mb] = out
+    progress.ready_forward[c, mb] = ready
+    if layout.seconds[c, D_OFFLOAD] > 0 and layout.goes_out[c, mb]:
+        task = _add(
+            t, progress, K_COPY_OUT, S_OUT, r, c, mb, layout.seconds[c, D_OFFLOAD],
+            out, progress.prev[r, S_OUT], 0,
+        )  # fmt: skip
+        progress.prev[r, S_OUT] = task
+        progress.copied[c, mb] = task
+
+
+@inlined
+def _operate(layout, progress, t, r, i):  # type: ignore[no-untyped-def]
+    """Emit operation ``i`` of rank ``r``, with its partner if it is paired.
+
+    Returns how many operations that were; 0 if one that it waits for has not been emitted yet.
+    """
+    op, slot, mb = _operation(layout, r, i)
+    c = layout.chunk_of[r, slot]
+    pair, backward = op == PAIRED_FORWARD, op in (BACKWARD, INPUT)
+    cb, mb2, come, come2 = c, mb, np.int64(0), np.int64(0)
+    if op == FORWARD or pair:
+        come = _comes_forward(layout, progress, c, mb)
+    elif op != WEIGHT:
+        come = _comes_backward(layout, progress, c, mb)
+    elif progress.done_backward[c, mb] < 0:
+        come = np.int64(-1)
+    if pair:
+        _, slot2, mb2 = _operation(layout, r, i + 1)
+        cb = layout.chunk_of[r, slot2]
+        come2 = _comes_backward(layout, progress, cb, mb2)
+    if come < 0 or come2 < 0:
+        return 0
+    start = progress.prev[r, S_COMPUTE]
+    if (op == FORWARD or pair) and progress.gathered[r, slot] > 0:
+        come2 = _also(t, progress, r, c, mb, come2, progress.gathered[r, slot])
+        progress.gathered[r, slot] = -1
+    if (backward or pair) and progress.copied[cb, mb2] > 0:
+        back = _copy_back(layout, progress, t, r, cb, mb2)
+        come2 = _also(t, progress, r, c, mb, come2, back)
+    if backward and layout.seconds[c, D_RECOMPUTE] > 0:
+        seconds = layout.seconds[c, D_RECOMPUTE]
+        start = _add(t, progress, K_RECOMPUTE, S_COMPUTE, r, c, mb, seconds, start, come, come2)
+        come, come2 = np.int64(0), np.int64(0)
+    out, wait, wait2 = start, come, come2
+    for half in range(2 if pair else 1):
+        out = _run(layout, progress, t, r, i + half, out, wait, wait2)
+        wait, wait2 = np.int64(0), np.int64(0)
+    if op != WEIGHT:
+        out = _beside(layout, progress, t, r, op, c, cb, mb, out, start, come, come2)
+    progress.prev[r, S_COMPUTE] = out
+    for back in range(2):
+        if (backward or pair) if back == 1 else (op == FORWARD or pair):
+            _hand_on(layout, progress, t, r, cb if back == 1 else c, mb2 if back == 1 else mb, back == 1, out)
+    return 2 if pair else 1
+
+
+@inlined
+def _finish(layout, progress, t, grad_norm_s):  # type: ignore[no-untyped-def]
+    """Gradients that were not reduced on the way, their norm, the optimizer, the parameters."""
+    ranks, slots = layout.chunk_of.shape
+    seconds, prev = layout.seconds, progress.prev
+    for r in range(ranks if layout.flags[F_GRAD_OVERLAP] == 0 else 0):
+        for v in range(slots - 1, -1, -1):
+            c = layout.chunk_of[r, v]
+            if seconds[c, D_REDUCE] > 0:
+                prev[r, S_REDUCE] = _add(
+                    t, progress, K_GRAD_REDUCE, S_REDUCE, r, c, -1, seconds[c, D_REDUCE],
+                    prev[r, S_REDUCE], prev[r, S_COMPUTE], 0,
+                )  # fmt: skip
+    whole = np.int64(0)
+    if layout.flags[F_GLOBAL_NORM]:
+        for r in range(ranks):
+            whole = _add(
+                t, progress, K_JOIN, S_COMPUTE, r, 0, -1, 0.0, whole, prev[r, S_COMPUTE], prev[r, S_REDUCE]
+            )
+        if grad_norm_s > 0:
+            whole = _add(t, progress, K_GRAD_NORM, S_REDUCE, 0, 0, -1, grad_norm_s, whole, 0, 0)
+    for r in range(ranks):
+        works = layout.optimizer_s[r] > 0
+        if works:
             prev[r, S_COMPUTE] = _add(
-                t, n, K_OPTIMIZER, S_COMPUTE, r, chunk_of[r, 0], -1, optimizer[r],
+                t, progress, K_OPTIMIZER, S_COMPUTE, r, layout.chunk_of[r, 0], -1, layout.optimizer_s[r],
                 prev[r, S_COMPUTE], prev[r, S_REDUCE], whole,
             )  # fmt: skip
-        if not flags[F_PARAM_OVERLAP]:
-            for v in range(num_slots):
-                c = chunk_of[r, v]
-                if seconds[c, D_GATHER] > 0:
-                    prev[r, S_GATHER] = _add(
-                        t, n, K_PARAM_GATHER, S_GATHER, r, c, -1, seconds[c, D_GATHER],
-                        prev[r, S_GATHER], prev[r, S_COMPUTE], prev[r, S_REDUCE] if optimizer[r] == 0 else 0,
-                    )  # fmt: skip
-    return n[0], -1, -1
+        for v in range(slots if layout.flags[F_PARAM_OVERLAP] == 0 else 0):
+            c = layout.chunk_of[r, v]
+            if seconds[c, D_GATHER] > 0:
+                prev[r, S_GATHER] = _add(
+                    t, progress, K_PARAM_GATHER, S_GATHER, r, c, -1, seconds[c, D_GATHER],
+                    prev[r, S_GATHER], prev[r, S_COMPUTE], 0 if works else prev[r, S_REDUCE],
+                )  # fmt: skip
+
+
+@kernel
+def build(layout: Layout, progress: Progress, t: Columns, num_ops: int, grad_norm_s: float) -> int:
+    """Emit all tasks of a step, rank after rank as far as each can go.
+
+    Parameters
+    ----------
+    layout : Layout
+    progress : Progress
+        As `fresh_progress` gives it; ``num`` and ``at`` say how far the builder came.
+    t : Columns
+        Receives the tasks.
+    num_ops : int
+        Operations of all ranks.
+    grad_norm_s : float
+        Seconds of the norm of all gradients.
+
+    Returns
+    -------
+    int
+        Rank whose next operation can never start, or -1.
+    """
+    ranks, most = layout.order.shape[1], layout.order.shape[2]
+    _add(t, progress, K_JOIN, S_COMPUTE, 0, 0, -1, 0.0, 0, 0, 0)
+    if layout.flags[F_PARAM_OVERLAP]:
+        _gather_first(layout, progress, t)
+    while num_ops > 0:
+        moved = 0
+        for r in range(ranks):
+            i = progress.at[r]
+            if i < most and layout.order[0, r, i] >= 0:
+                done = _operate(layout, progress, t, r, i)
+                progress.at[r] = i + done
+                moved += done
+        num_ops -= moved
+        if moved == 0:
+            for r in range(ranks):
+                if progress.at[r] < most and layout.order[0, r, progress.at[r]] >= 0:
+                    return r
+    _finish(layout, progress, t, grad_norm_s)
+    return -1

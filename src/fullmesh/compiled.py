@@ -1,0 +1,150 @@
+"""Numerical kernels as machine code: compiled where one is first needed, kept on disk, and never silently.
+
+In comes a plain function over NumPy arrays, out goes the same function compiled by Numba. A kernel is compiled when it
+is first called with arguments of new types; what comes of it is kept beside the source (or in the user's cache folder
+where that cannot be written), so that the next process loads it in milliseconds. The first compilation of a process is
+announced in one line on stderr; so is a folder that cannot be read or written, once, and then work goes on without it.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (the insides of Numba that a cache stands on have no annotations)
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from numba import njit, types
+from numba.core import event
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PACKAGE = Path(__file__).parent
+_said: set[str] = set()
+# Kernels allocate nothing, so that arrays need no counting of references, and division by zero gives infinity.
+_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+_njit: Callable[..., Callable[[Callable[..., Any]], Any]] = njit  # its stubs know neither of these options
+
+
+def _say(key: str, text: str) -> None:
+    """One line on stderr, once in a process for each ``key``; a closed stderr is no reason to stop."""
+    if key in _said:
+        return
+    _said.add(key)
+    try:
+        print(f"fullmesh: {text}", file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+class _Announce(event.Listener):
+    """Says that a kernel of this package is being compiled."""
+
+    def on_start(self, event: Any) -> None:
+        function = getattr(event.data.get("dispatcher"), "py_func", None)
+        if function is not None and function.__module__.startswith("fullmesh."):
+            _say(
+                "compile",
+                "compiling numerical kernels for this machine (a few seconds, kept for the next time) ...",
+            )
+
+    def on_end(self, event: Any) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _Announce())
+
+
+@functools.cache
+def _stamp(room: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of a room's sources: kernels take constants and helpers from each other's files."""
+    found = [(path, path.stat()) for path in sorted(room.rglob("*.py"))]
+    return tuple((str(path.relative_to(room)), info.st_mtime_ns, info.st_size) for path, info in found)
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of one function that goes out of date with its whole room, and that never stops a run."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        source = Path(function.__code__.co_filename)
+        room = _PACKAGE / source.relative_to(_PACKAGE).parts[0]
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=_stamp(room) if room.is_dir() else self._impl.locator.get_source_stamp(),
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # whatever a torn or foreign pickle raises
+            _say(
+                "read",
+                f"compiled code in {self.cache_path} cannot be read ({type(error).__name__}); made anew",
+            )
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # a damaged index: begin a new one
+                self._cache_file.flush()
+                FunctionCache.save_overload(self, sig, data)
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            _say(
+                "write",
+                f"compiled code cannot be kept in {self.cache_path} ({reason}); it is made in every run",
+            )
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function on first use and keep the result.
+
+    Parameters
+    ----------
+    function : callable
+        Array arguments alone or in named tuples, scalars; no other Python objects.
+
+    Returns
+    -------
+    callable
+        A Numba dispatcher: calls compile or load as needed; ``py_func`` is the function as written.
+    """
+    dispatcher = _njit(**_OPTIONS)(function)
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"):
+        try:
+            dispatcher._cache = _Cache(function)
+        except (RuntimeError, OSError, ValueError):  # no folder at all can be written
+            _say("write", "no folder can be written to keep compiled code in; it is made in every run")
+    return cast(Function, dispatcher)
+
+
+def _widened(kind: Any) -> Any:
+    """The type that an argument of a part is passed as: whole numbers of any size and constants as one."""
+    plain: Any = getattr(kind, "literal_type", kind)
+    return types.int64 if plain in types.signed_domain else plain
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of kernels: put in place of its calls there, not to be called from Python.
+
+    It is compiled once for all integer arguments and constants, not once for each, and can return whole numbers of one
+    size alone.
+    """
+    dispatcher = _njit(**_OPTIONS, no_cpython_wrapper=True, forceinline=True)(function)
+    find = getattr(dispatcher, "get_call_template", None)
+    if find is not None:
+        dispatcher.get_call_template = lambda args, kws: find(
+            tuple(_widened(arg) for arg in args), {name: _widened(arg) for name, arg in kws.items()}
+        )
+    return cast(Callable[..., Any], dispatcher)
