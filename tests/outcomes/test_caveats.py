@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fullmesh.errors import ScenarioError
-from fullmesh.machine import Machine, load_machine
+from fullmesh.machine import Borrowed, Machine, load_machine
 from fullmesh.outcomes.caveats import caveats_of, interval_of
 from fullmesh.outcomes.estimate import Estimate, estimate
 from fullmesh.outcomes.intervals import interval_for, results_of_chip
@@ -74,6 +74,10 @@ def test_a_users_chip_borrows_kernels_effects_and_software() -> None:
         "effects of real steps": "the family H100",
     }
     assert width(mine) > width(h200)
+    # software that a file leaves open is marked, and as sure as the machines that it is taken from
+    soft = dataclasses.replace(h200, borrowed=(Borrowed(what="software (nemo)", source="others"),))
+    assert caveats_of(soft).notes == ("software (nemo) taken from others",)
+    assert width(soft) == width(h200)
 
 
 def test_every_result_carries_them_and_so_does_its_json() -> None:
