@@ -388,6 +388,7 @@ def fit_links(document: Document, curves: Sequence[Curve]) -> list[Document]:
                 "kind": tier.kind,
                 "vendor": machine.chip.vendor,
                 "arch": machine.chip.arch,
+                "chip": machine.chip.id,
                 "num_devices": tier.full_num_devices,
                 "efficiency": efficiency,
                 "reduction_efficiency": reduction,

@@ -18,7 +18,7 @@ class LinkShare:
     Parameters
     ----------
     machine, tier : str
-    kind, vendor, arch, num_devices
+    kind, vendor, arch, chip, num_devices
         Of that tier and that machine's chip; ``num_devices`` is None for a tier that joins all.
     efficiency, reduction_efficiency : float
         Share of the line rate, in (0, 1].
@@ -32,6 +32,7 @@ class LinkShare:
     kind: str
     vendor: str
     arch: str
+    chip: str
     num_devices: int | None
     efficiency: float
     reduction_efficiency: float
@@ -53,8 +54,8 @@ def load_links() -> tuple[LinkShare, ...]:
 def reached_share(machine: Machine | None, tier: Tier) -> LinkShare | None:
     """The share of a machine's tier, its own or that of the tier most like it.
 
-    Alike are first tiers of the same kind, then of the same vendor, chip generation, name and size. None without a
-    chip, or where no tier of that kind is in the profile.
+    Alike are first tiers of the same kind, then of the same vendor, chip generation, name, size and chip. None
+    without a chip, or where no tier of that kind is in the profile.
     """
     if machine is None:
         return None
@@ -64,12 +65,13 @@ def reached_share(machine: Machine | None, tier: Tier) -> LinkShare | None:
         return own
     chip = machine.chip
 
-    def likeness(x: LinkShare) -> tuple[bool, bool, bool, bool]:
+    def likeness(x: LinkShare) -> tuple[bool, ...]:
         return (
             x.vendor == chip.vendor,
             x.arch == chip.arch,
             x.tier == tier.name,
             x.num_devices == tier.full_num_devices,
+            x.chip == chip.id,
         )
 
     return max(same, key=likeness)
