@@ -49,8 +49,9 @@ def test_figures_are_todays(page: Path, today: Callable[[str], str]) -> None:
     assert not stale, "run `make numbers`:\n" + "\n".join(stale)
 
 
-@pytest.mark.parametrize(("page", "lang"), [(READMES[0], "en"), (READMES[1], "zh")], ids=["en", "zh"])
-def test_the_comparison_shown_is_todays(page: Path, lang: str, today: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_comparison_shown_is_todays(lang: str, today: Callable[[str], str]) -> None:
+    page = ROOT / "docs" / "comparison.md"
     mark = next(
         m for m in numbers.MARK.finditer(page.read_text(encoding="utf-8")) if m["key"] == f"compare:{lang}"
     )
@@ -93,11 +94,6 @@ def test_both_readmes_show_the_same_figures() -> None:
 
     assert marked(english) == marked(chinese)
     assert plain(english) == plain(chinese)
-    tables = [
-        next(m["text"] for m in numbers.MARK.finditer(text) if m["key"].startswith("groups:"))
-        for text in (english, chinese)
-    ]
-    assert tables[0].strip().splitlines()[2:] == tables[1].strip().splitlines()[2:]
 
 
 def test_every_mark_is_closed() -> None:

@@ -14,7 +14,7 @@ from fullmesh.validate.score import score
 
 def test_a_table_without_the_columns_for_people(tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
-    with SHIPPED_RESULTS.open(encoding="utf-8", newline="") as file, path.open("w", newline="") as out:
+    with SHIPPED_RESULTS[0].open(encoding="utf-8", newline="") as file, path.open("w", newline="") as out:
         reader = csv.DictReader(file)
         kept = [c for c in reader.fieldnames or () if c not in _MAY_BE_ABSENT]
         writer = csv.DictWriter(out, kept, extrasaction="ignore")

@@ -13,7 +13,7 @@ from fullmesh.evidence.results import SHIPPED_RESULTS, read_results
 
 def case(path: Path, phase: str) -> Case:
     """The first row of the shipped table in another phase."""
-    with SHIPPED_RESULTS.open(encoding="utf-8", newline="") as file, path.open("w", newline="") as out:
+    with SHIPPED_RESULTS[0].open(encoding="utf-8", newline="") as file, path.open("w", newline="") as out:
         reader = csv.DictReader(file)
         writer = csv.DictWriter(out, reader.fieldnames or ())
         writer.writeheader()

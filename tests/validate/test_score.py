@@ -453,4 +453,4 @@ class TestGate:
 
 
 def test_the_shipped_table_is_what_is_scored_by_default() -> None:
-    assert SHIPPED_RESULTS.is_file()
+    assert SHIPPED_RESULTS[0].is_file()
