@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL ?= deepseek-v3
 ON ?= cloudmatrix384,gb200-nvl72,h200
 
-.PHONY: run test check lint types tests gate here bench numbers docs clean
+.PHONY: run test check lint types tests fuzz gate here bench numbers docs clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,13 @@ types: $(VENV)/.dev
 
 tests: $(VENV)/.dev $(VENV)/.browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# thousands of damaged inputs of every format and option, as an ordinary user: make fuzz N=2000 SEED=1 TARGETS="kineto options"
+N ?= 2000
+SEED ?= 1
+TARGETS ?=
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/run.py --number $(N) --seed $(SEED) $(if $(TARGETS),--targets $(TARGETS))
 
 gate: $(VENV)/.dev
 	$(BIN)/fullmesh validate --worst 5

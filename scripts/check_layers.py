@@ -15,6 +15,8 @@ LEVELS = [
     ["errors"],
     ["units", "glossary", "data", "files", "compiled"],
     ["output"],
+    ["values"],
+    ["reading"],
     ["catalog"],
     ["machine", "workload"],
     ["plan"],

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# type checkers take this name for true; the module itself is not imported, for an interrupt may come at any time
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fullmesh.outcomes.estimate import Estimate, Infeasible
     from fullmesh.search.engine import SearchResult
     from fullmesh.study.api import best_plans, chips, compare, machines, models, replay, simulate

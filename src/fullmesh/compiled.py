@@ -12,7 +12,9 @@ announced in one line on stderr; so is a folder that cannot be read or written, 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).parent
+_DIGEST_BYTES = 32
 _said: set[str] = set()
 # Kernels allocate nothing, so that arrays need no counting of references, and division by zero gives infinity.
 _OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
@@ -67,6 +70,23 @@ def _stamp(room: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(path.relative_to(room)), info.st_mtime_ns, info.st_size) for path, info in found)
 
 
+class _CheckedFile(IndexDataCacheFile):
+    """Entries that end with their checksum: damaged machine code would not raise, it would run."""
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            data = file.read()
+        body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if hashlib.sha256(body).digest() != digest:
+            raise ValueError("the checksum does not fit")
+        return pickle.loads(body)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        body: bytes = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(body + hashlib.sha256(body).digest())
+
+
 class _Cache(FunctionCache):
     """Numba's cache of one function that goes out of date with its whole room, and that never stops a run."""
 
@@ -74,7 +94,7 @@ class _Cache(FunctionCache):
         super().__init__(function)
         source = Path(function.__code__.co_filename)
         room = _PACKAGE / source.relative_to(_PACKAGE).parts[0]
-        self._cache_file = IndexDataCacheFile(
+        self._cache_file = _CheckedFile(
             cache_path=self._cache_path,
             filename_base=self._impl.filename_base,
             source_stamp=_stamp(room) if room.is_dir() else self._impl.locator.get_source_stamp(),

@@ -2,6 +2,37 @@
 
 from __future__ import annotations
 
+import re
+
+# characters of a user's value that a message repeats
+ECHO = 200
+# what is longer than any sentence of ours holds somebody's value
+_MOST = 1_000
+# a quoted value, a list or table, or a run without a blank, longer than a message repeats; possessive, so linear
+_LONG = re.compile(
+    rf"""'(?:[^'\\]|\\.){{{ECHO},}}+'|"(?:[^"\\]|\\.){{{ECHO},}}+"|[\[{{(][^\n]{{{ECHO},}}+|\S{{{ECHO + 1},}}+"""
+)
+
+
+def shown(value: object, most: int = ECHO) -> str:
+    """A value as a message repeats it: what Python would write for it, but at most ``most`` characters.
+
+    Control characters are written as escapes. A whole number of thousands of digits is only described.
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # too many digits, or too deep, for Python to write out
+        text = f"a {type(value).__name__} too large to write out"
+    return text if len(text) <= most else text[: most - 4] + " ..."
+
+
+def _cut(text: str) -> str:
+    """A message with every overlong value in it cut to ``ECHO`` characters, and control characters escaped."""
+    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > ECHO:
+        text = _LONG.sub(lambda m: m[0][: ECHO - 4] + " ...", text)
+    return text if len(text) <= _MOST else text[: _MOST - 4] + " ..."
+
 
 class FullmeshError(Exception):
     """A mistake in the input, never a bug of ours.
@@ -22,10 +53,10 @@ class FullmeshError(Exception):
     default_hint = "`fullmesh COMMAND --help` explains the options, docs/reference.md the files"
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
-        self.what = what
-        self.where = where
-        self.expected = expected
-        self.hint = hint
+        self.what = _cut(what)
+        self.where = _cut(where)
+        self.expected = _cut(expected)
+        self.hint = _cut(hint)
         super().__init__(self.render())
 
     def render(self) -> str:
@@ -66,6 +97,18 @@ class ResultsError(FullmeshError):
     default_hint = "the columns are those of the shipped table, which the README beside it explains"
 
 
+class TraceError(ResultsError):
+    """A trace of a real run that cannot be read."""
+
+    default_hint = "write it again: export_chrome_trace of torch.profiler, or trace_view.json of msprof"
+
+
+class OutputError(ScenarioError):
+    """A place where nothing can be written."""
+
+    default_hint = "name a file in a folder where you may write"
+
+
 class TopologyError(FullmeshError):
     """A fabric description that is contradictory or incomplete."""
 
@@ -76,6 +119,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """A hint that names the closest known names, or lists them all when there are few."""
     import difflib
 
+    name = name[:ECHO]
     close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
     if close:
         by_lower = {k.lower(): k for k in known}

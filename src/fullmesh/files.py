@@ -1,32 +1,227 @@
-"""Files written whole or not at all."""
+"""The one writer of files: whole or not at all, and nothing but the file that was asked for."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import secrets
+import stat
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from fullmesh.errors import OutputError
 
-def write_json(path: Path, data: object) -> None:
-    """Write JSON with one effect a line, through a temporary file beside the target."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text through a temporary file beside the target."""
-    write_bytes(path, text.encode("utf-8"))
+# what a process that was killed may leave behind begins with this and ends with ".tmp"
+TEMPORARY_PREFIX = ".fullmesh-"
+_PIPES = (stat.S_IFIFO, stat.S_IFCHR)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes through a temporary file beside the target."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def check_writable(
+    path: str | Path,
+    *,
+    where: str = "",
+    endings: Sequence[str] = (),
+    inputs: Sequence[str | Path | None] = (),
+) -> None:
+    """Refuse, before any long work, an output that could not be written at its end.
+
+    Parameters
+    ----------
+    path : str or Path
+    where : str
+        The option, for the message.
+    endings : sequence of str
+        What the name must end in, if anything.
+    inputs : sequence of path
+        Files that are read: an output never replaces one of them.
+
+    Raises
+    ------
+    OutputError
+        The name is empty or has another ending, is a folder, a disk or a socket, lies in a folder that is missing or
+        write-protected, or is an input.
+    """
+    _target(path, where)
+    name = str(path)
+    if endings and not name.lower().endswith(tuple(endings)):
+        raise OutputError(
+            f"{Path(name).name!r} has another ending",
+            where=where or name,
+            expected="a name that ends in " + " or ".join(endings),
+            hint=f"for instance {Path(name).stem[:40] or 'out'}{endings[0]}",
+        )
+    for other in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            if other and os.path.samefile(other, path) and stat.S_ISREG(os.stat(path).st_mode):
+                raise OutputError(
+                    f"{name} is an input of this command",
+                    where=where,
+                    hint="give the output a name of its own",
+                )
+
+
+def make_folder(path: Path, *, where: str = "") -> None:
+    """Make a folder for outputs, with the folders above it.
+
+    Raises
+    ------
+    OutputError
+        It cannot be made, or nothing can be written there.
+    """
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot make the folder: {_reason(error)}", where=where or str(path)) from None
+    _check_folder(str(path), str(path), where)
+
+
+def write_text(path: str | Path, text: str, *, where: str = "") -> None:
+    """Write UTF-8 text; see :func:`write_bytes`."""
+    # what no UTF-8 can hold (half a surrogate pair of a name in an input) becomes a visible escape
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), where=where)
+
+
+def write_json(path: str | Path, data: object, *, where: str = "") -> None:
+    """Write JSON, indented by one blank, and the folders above it; see :func:`write_bytes`.
+
+    Commands refuse a folder that is missing before their work, by :func:`check_writable`.
+    """
+    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    if not os.path.lexists(path):
+        make_folder(Path(path).parent, where=where)
+    write_text(path, text, where=where)
+
+
+def write_bytes(path: str | Path, data: bytes, *, where: str = "") -> None:
+    """Write a file whole or not at all.
+
+    A regular file, or the one that a link points to, is replaced in one step by a temporary file of the same folder,
+    after its content has reached the disk; an old file keeps its mode, a new one gets what the umask leaves. Pipes and
+    character devices are written into and never replaced, and so is a file that is this process's own standard
+    output or error. A disk as a device and a socket are refused.
+
+    On any error and on an interrupt the temporary file is removed. A process that is killed outright while it writes
+    leaves the old file as it was, and may leave a file ``.fullmesh-*.tmp`` beside it, which can be deleted.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    target, into = _target(path, where)
+    try:
+        if into:
+            _write_into(target, data)
+        else:
+            _replace(target, data)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {path}: {_reason(error)}", where=where) from None
+
+
+def _write_into(target: str, data: bytes) -> None:
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        if _same_open_file(target, number):
+            if stream is not None:
+                stream.flush()
+            _write_all(number, data)
+            return
+    handle = os.open(target, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        _write_all(handle, data)
+    finally:
+        os.close(handle)
+
+
+def _replace(target: str, data: bytes) -> None:
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    mode = None
+    with contextlib.suppress(FileNotFoundError):
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    handle = -1
+    try:
+        handle = os.open(temporary, flags, 0o666)
+        if mode is not None:
+            with contextlib.suppress(OSError):  # file systems without modes
+                os.chmod(temporary, mode)
+        _write_all(handle, data)
+        os.fsync(handle)
+        os.close(handle)
+        handle = -1
+        os.replace(temporary, target)
     except BaseException:
-        os.unlink(name)
+        if handle >= 0:
+            os.close(handle)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
+    # the new name itself survives a loss of power only with its folder; where folders cannot be synchronised, so be it
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _target(path: str | Path, where: str) -> tuple[str, bool]:
+    """Where to write, links followed, and whether into what stands there instead of replacing it."""
+    name = str(path)
+    where = where or name
+    if not name:
+        raise OutputError("the name of the file is empty", where=where)
+    try:
+        kind = os.stat(name).st_mode
+    except FileNotFoundError:
+        target = os.path.realpath(name)  # a link to nothing yet makes the file that it names
+        _check_folder(os.path.dirname(target), name, where)
+        if name.endswith(("/", os.sep)):
+            raise OutputError(f"{name} names a folder", where=where, expected="a file") from None
+        return target, False
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {name}: {_reason(error)}", where=where) from None
+    if stat.S_ISDIR(kind):
+        raise OutputError(f"{name} is a folder", where=where, expected="a file")
+    if stat.S_IFMT(kind) not in (*_PIPES, stat.S_IFREG):
+        raise OutputError(
+            f"{name} is a disk or a socket", where=where, expected="a file, a pipe or a character device"
+        )
+    if not os.access(name, os.W_OK):
+        raise OutputError(f"{name} is write-protected", where=where)
+    if stat.S_IFMT(kind) in _PIPES or any(_same_open_file(name, number) for number in (1, 2)):
+        return name, True
+    target = os.path.realpath(name)
+    _check_folder(os.path.dirname(target), name, where)
+    return target, False
+
+
+def _check_folder(folder: str, name: str, where: str) -> None:
+    if not os.path.isdir(folder):
+        raise OutputError(
+            f"cannot write {name}: there is no folder {folder}",
+            where=where,
+            hint="make the folder first, or name another",
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {name}: the folder {folder} is write-protected", where=where)
+
+
+def _same_open_file(name: str, number: int) -> bool:
+    try:
+        mine = os.fstat(number)
+        return stat.S_ISREG(mine.st_mode) and os.path.samestat(mine, os.stat(name))
+    except OSError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()

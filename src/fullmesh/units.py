@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-from fullmesh.errors import CatalogError
+from fullmesh.errors import CatalogError, shown
 
 # unit -> (dimension, factor to SI)
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
@@ -38,6 +39,10 @@ UNITS |= {
 }
 
 
+_LONGEST = 100
+_QUANTITY = re.compile(r"([-+]?[0-9_.,]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z%/]*)")
+
+
 def to_si(value: float, unit: str, *, where: str = "") -> tuple[float, str]:
     """Convert ``value`` in ``unit`` to SI.
 
@@ -60,19 +65,37 @@ def to_si(value: float, unit: str, *, where: str = "") -> tuple[float, str]:
 
 
 def parse_quantity(text: str, dimension: str, *, where: str = "") -> float:
-    """Read ``"3.35 TB/s"`` as a float in SI units and check its dimension."""
-    match = re.fullmatch(r"\s*([-+]?[\d_.,]+(?:[eE][-+]?\d+)?)\s*([A-Za-z%/]*)\s*", text)
+    """Read ``"3.35 TB/s"`` as a finite float in SI units and check its dimension.
+
+    Raises
+    ------
+    CatalogError
+        No number, an unknown unit, another dimension, or more than a float can hold.
+    """
+    match = _QUANTITY.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     if match is None:
-        raise CatalogError(f"cannot read the quantity {text!r}", where=where, expected="a number and a unit")
+        raise CatalogError(
+            f"cannot read the quantity {shown(text)}",
+            where=where,
+            expected="a number and a unit",
+            hint='for instance "450 GB/s", "80 GB" or "2.7 us"',
+        )
     try:
         number = float(match.group(1).replace(",", "").replace("_", ""))
     except ValueError:
-        raise CatalogError(f"cannot read the number in {text!r}", where=where) from None
+        raise CatalogError(
+            f"cannot read the number in {shown(text)}",
+            where=where,
+            expected="a number and a unit",
+            hint='for instance "450 GB/s", "80 GB" or "2.7 us"',
+        ) from None
     value, found = to_si(number, match.group(2), where=where)
     if found != dimension:
         raise CatalogError(
-            f"{text!r} is a quantity of {found}", where=where, expected=f"a quantity of {dimension}"
+            f"{shown(text)} is a quantity of {found}", where=where, expected=f"a quantity of {dimension}"
         )
+    if not math.isfinite(value):
+        raise CatalogError(f"{shown(text)} is not finite", where=where, expected="a finite quantity")
     return value
 
 

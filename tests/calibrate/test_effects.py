@@ -21,6 +21,7 @@ from fullmesh.calibrate.effects.fit import design, fit_memory, fit_step, profile
 from fullmesh.calibrate.effects.published import fit_published, write_step_fit
 from fullmesh.cost.effects import EffectProfile, effect_keys, load_terms, term_index
 from fullmesh.cost.step import step_time
+from fullmesh.errors import OutputError
 from fullmesh.evidence import published as published_rows
 from fullmesh.evidence.cases import CaseTable, case_table
 from fullmesh.evidence.published import is_headline, published_step_s
@@ -303,6 +304,12 @@ class TestIntervals:
         assert np.mean(hits) == pytest.approx(0.8, abs=0.02)
 
 
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 class TestWriting:
     def test_a_file_is_json_with_a_last_line(self, tmp_path: Path) -> None:
         path = tmp_path / "deep" / "x.json"
@@ -311,7 +318,7 @@ class TestWriting:
         assert json.loads(text) == {"a": 1, "ü": [1.5]}
         assert "ü" in text
         assert text.endswith("\n")
-        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
 
     def test_what_cannot_be_written_leaves_the_old_file(self, tmp_path: Path) -> None:
         path = tmp_path / "x.json"
@@ -329,6 +336,6 @@ class TestWriting:
 
         path = tmp_path / "x.json"
         monkeypatch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(OutputError, match="disk full"):
             write_json(path, {"a": 1})
         assert os.listdir(tmp_path) == []

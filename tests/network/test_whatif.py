@@ -149,7 +149,7 @@ def test_options_of_the_command() -> None:
         "--experts",
         "ranks=16,groups=2/4",
     )
-    assert set(data) == {"devices", "switches", "links", "all_to_all", "load", "jobs", "experts"}
+    assert set(data) == {"devices", "switches", "links", "all_to_all", "load", "jobs", "experts", "timing"}
     text = CliRunner().invoke(
         command,
         ["cloudmatrix384", "--devices", "64", "--jobs", "0-31,32-63", "--load", "--experts", "ranks=16"],

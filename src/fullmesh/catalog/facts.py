@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import math
-import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import CatalogError, did_you_mean
+from fullmesh.reading import csv_rows, read_toml
 from fullmesh.units import to_si
+from fullmesh.values import number
 
 FactKind = Literal["datasheet", "measured", "derived", "assumed", "announced"]
 Direction = Literal["one-way", "both", "-"]
@@ -184,8 +184,7 @@ class FactBook:
 @functools.cache
 def load_parameters() -> dict[str, Parameter]:
     """The parameters that a fact row may name."""
-    with (FACTS_DIR / "parameters.toml").open("rb") as file:
-        table = tomllib.load(file)
+    table, _ = read_toml(FACTS_DIR / "parameters.toml", what="the parameters", error=CatalogError)
     return {name: Parameter(name=name, **entry) for name, entry in table.items()}
 
 
@@ -221,6 +220,10 @@ def read_facts(path: Path) -> list[Fact]:
             )
         value = positive_number(row["value"], where=where)
         si_value, dimension = to_si(value, row["unit"], where=where)
+        if not math.isfinite(si_value):
+            raise CatalogError(
+                f"{row['value']} {row['unit']} is not finite", where=where, expected="a finite value"
+            )
         if dimension != parameter.dimension:
             raise CatalogError(
                 f"{row['unit']!r} is a unit of {dimension}",
@@ -255,55 +258,17 @@ def load_facts() -> FactBook:
     return FactBook(fact for path in sorted(FACTS_DIR.glob("*.csv")) for fact in read_facts(path))
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line number and the stripped fields of each row; the header must name exactly ``columns``."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [c.strip() for c in next(reader, [])]
-            for name in header:
-                if name not in columns:
-                    raise CatalogError(
-                        f"unknown column {name!r}",
-                        where=f"{path}:1",
-                        expected="the columns " + ",".join(columns),
-                    )
-            if missing := [c for c in columns if c not in header]:
-                raise CatalogError(
-                    f"column {missing[0]!r} is missing",
-                    where=f"{path}:1",
-                    expected="the columns " + ",".join(columns),
-                )
-            if len(set(header)) != len(header):
-                raise CatalogError("a column stands twice", where=f"{path}:1")
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise CatalogError(
-                        f"the row has {len(fields)} fields",
-                        where=f"{path}:{reader.line_num}",
-                        expected=f"{len(header)} fields, as in the header",
-                        hint="put a field that contains a comma in double quotes",
-                    )
-                yield reader.line_num, dict(zip(header, (f.strip() for f in fields), strict=True))
-    except csv.Error as error:
-        raise CatalogError(f"not a CSV file: {error}", where=f"{path}:{reader.line_num}") from None
-    except OSError as error:
-        raise CatalogError(f"cannot read the file: {error.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise CatalogError("the file is not UTF-8 text", where=str(path), expected="a CSV file") from None
+def read_csv(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line number and the stripped fields of each row; the header names ``columns``, some ``optional``."""
+    required = tuple(c for c in columns if c not in optional)
+    return csv_rows(path, required=required, allowed=columns, what="the file", error=CatalogError)
 
 
 def positive_number(text: str, *, where: str) -> float:
     """Read a finite number above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise CatalogError(f"{text!r} is not a number", where=where, expected="a positive number") from None
-    if not math.isfinite(value) or value <= 0:
-        raise CatalogError(f"{text} is not allowed", where=where, expected="a positive, finite number")
-    return value
+    return number(text, where=where, above=0.0, error=CatalogError)
 
 
 def one_of(text: str, allowed: tuple[str, ...], column: str, where: str) -> str:

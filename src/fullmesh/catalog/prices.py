@@ -15,7 +15,8 @@ PricePer = Literal["device_hour", "unit"]
 
 PRICES_DIR = DATA_DIR / "prices"
 COLUMNS = ("item", "usd", "low_usd", "high_usd", "per", "kind", "source", "date", "note")
-_REQUIRED = ("item", "usd", "per", "kind", "source", "date")
+# what a file of one's own may leave out
+_OPTIONAL = ("low_usd", "high_usd", "kind", "source", "date", "note")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ def load_prices(path: str | Path | None = None) -> tuple[Price, ...]:
     Parameters
     ----------
     path : str or pathlib.Path, optional
-        A CSV file with exactly the columns of ``COLUMNS``; without it, the newest shipped one.
+        A CSV file with columns of ``COLUMNS``, of which it may leave out all but ``item``, ``usd`` and ``per``;
+        without it, the newest shipped one.
 
     Raises
     ------
@@ -84,9 +86,18 @@ def load_prices(path: str | Path | None = None) -> tuple[Price, ...]:
 @functools.lru_cache(maxsize=8)
 def _read_prices(path: Path) -> tuple[Price, ...]:
     prices: dict[tuple[str, str], Price] = {}
-    for line, row in read_csv(path, COLUMNS):
+    for line, found in read_csv(path, COLUMNS, _OPTIONAL):
         where = f"{path}:{line}"
-        for column in _REQUIRED:
+        row = {
+            "low_usd": "",
+            "high_usd": "",
+            "kind": "assumed",
+            "source": path.name,
+            "date": "no date",
+            "note": "",
+        }
+        row |= found
+        for column in (c for c in COLUMNS if c not in ("low_usd", "high_usd", "note")):
             if not row[column]:
                 raise CatalogError(
                     f"column {column!r} is empty", where=where, expected=f"a {column} on each row"

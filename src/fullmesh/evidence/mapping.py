@@ -200,10 +200,10 @@ def _chunks(text: str, num_layers: int, pp: int, assumptions: list[str]) -> tupl
         return 1, ""
     if "dualpipe" in low:
         return 1, "dualpipe"
-    per_chunk = re.search(r"layers_per_chunk\s*=\s*(\d+)", low)
+    per_chunk = re.search(r"layers_per_chunk\s*=\s*([0-9]{1,9})", low)
     if per_chunk:
         return max(1, round(num_layers / (pp * int(per_chunk.group(1))))), ""
-    number = re.match(r"(\d+)", low)
+    number = re.match(r"([0-9]{1,9})", low)
     if number:
         # embedding and head may count as a layer each
         return max(1, min(int(number.group(1)), (num_layers + 2) // pp)), ""
@@ -220,13 +220,13 @@ def _recompute(text: str, model: ModelSpec, pp: int, assumptions: list[str]) -> 
         return {}
     if low.startswith("none"):
         return {}
-    listed = re.match(r"(sel|full):\[([\d,\s]+)\]", low)
+    listed = re.match(r"(sel|full):\[([0-9,\s]{1,2000})\]", low)
     per_stage = model.num_layers / pp
     if listed:
-        share = min(1.0, sum(int(v) for v in listed.group(2).split(",")) / model.num_layers)
+        share = min(1.0, sum(int(v) for v in re.findall("[0-9]{1,9}", listed.group(2))) / model.num_layers)
         kind = "full" if listed.group(1) == "full" else "selective"
         return {"recompute": kind, "recompute_fraction": share}
-    block = re.search(r"block (\d+)", low)
+    block = re.search(r"block ([0-9]{1,9})", low)
     if block:
         return {"recompute": "full", "recompute_fraction": min(1.0, int(block.group(1)) / per_stage)}
     if low.startswith("full"):
@@ -315,10 +315,10 @@ def _flags(text: str, options: dict[str, Any], model: ModelSpec) -> dict[str, An
         out["zero"] = 1
     if has("pure") and "fsdp" in low:
         out["grad_bytes"] = 2
-    offload = re.search(r"cpu_offload_layers=(\d+)", low)
+    offload = re.search(r"cpu_offload_layers=([0-9]{1,9})", low)
     if offload:
         out["offload_activations"] = min(1.0, int(offload.group(1)) * options["pp"] / model.num_layers)
-    share = re.search(r"optimizer cpu offload (\d+)%", low)
+    share = re.search(r"optimizer cpu offload ([0-9]{1,9})%", low)
     if share:
         out["offload_optimizer"] = int(share.group(1)) / 100
     return out

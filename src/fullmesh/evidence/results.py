@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import re
 import typing
 from pathlib import Path
 
 from fullmesh.data import DATA_DIR
-from fullmesh.errors import ModelError, ResultsError
+from fullmesh.errors import ModelError, ResultsError, shown
+from fullmesh.reading import csv_rows
+from fullmesh.values import number
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.parameters import MAX_LAYERS, check_size
 from fullmesh.workload.readers import shipped
@@ -106,6 +106,9 @@ class ResultRow:
 _PRINTED = {
     "tp": "TP", "cp": "CP", "pp": "PP", "vpp": "VPP", "dp": "DP", "ep": "EP", "etp": "ETP", "mem_gib": "mem_GiB",
 }  # fmt: skip
+# seconds, tokens per second, minutes: beyond it a figure is no measurement
+_LARGEST_NUMBER = 1e15
+_DIGITS = "[0-9]{1,9}"  # what `\d` and isdigit take besides is no number to int()
 _DERIVED = ("line", "ffn_factor")
 _KINDS = typing.get_type_hints(ResultRow)
 COLUMNS = tuple(_PRINTED.get(f.name, f.name) for f in dataclasses.fields(ResultRow) if f.name not in _DERIVED)
@@ -138,58 +141,22 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
     if path is None:
         return tuple(row for file in SHIPPED_RESULTS for row in read_results(file))
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(
-            f"cannot read the table: {error}", where=str(file), expected="a CSV file in UTF-8"
-        ) from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ResultsError("a NUL character", where=f"{file}, line {line}", expected="a CSV file in UTF-8")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[ResultRow] = []
     seen: dict[str, int] = {}
-    try:
-        header = next(reader, [])
-        _check_header(header, str(file))
-        for fields in reader:
-            if not fields:
-                continue
-            where = f"{file}, line {reader.line_num}"
-            if len(fields) != len(header):
-                raise ResultsError(
-                    f"{len(fields)} fields", where=where, expected=f"{len(header)}, as in the header"
-                )
-            row = _row(dict(zip(header, fields, strict=True)), reader.line_num, where)
-            if row.id in seen:
-                raise ResultsError(
-                    f"the id {row.id!r} stands twice, first on line {seen[row.id]}",
-                    where=f"{where}, column id",
-                )
-            seen[row.id] = reader.line_num
-            rows.append(row)
-    except csv.Error as error:
-        raise ResultsError(
-            f"this is not valid CSV: {error}", where=f"{file}, line {reader.line_num}"
-        ) from None
+    required = [c for c in COLUMNS if c not in _MAY_BE_ABSENT]
+    hint = "the columns are those of the shipped table, data/results/training_results.csv"
+    for line, fields in csv_rows(file, required=required, error=ResultsError, hint=hint):
+        where = f"{file}, line {line}"
+        row = _row(fields, line, where)
+        if row.id in seen:
+            raise ResultsError(
+                f"the id {row.id!r} stands twice, first on line {seen[row.id]}", where=f"{where}, column id"
+            )
+        seen[row.id] = line
+        rows.append(row)
     if not rows:
         raise ResultsError("the table has no rows", where=str(file))
     return tuple(rows)
-
-
-def _check_header(header: list[str], where: str) -> None:
-    missing = [c for c in COLUMNS if c not in header and c not in _MAY_BE_ABSENT]
-    if missing:
-        raise ResultsError(
-            f"the column {missing[0]!r} is missing"
-            + (f", and {len(missing) - 1} more" if missing[1:] else ""),
-            where=f"{where}, line 1",
-            expected="the columns of the shipped table, data/results/training_results.csv",
-        )
-    twice = [c for c in header if header.count(c) > 1]
-    if twice:
-        raise ResultsError(f"the column {twice[0]!r} stands twice", where=f"{where}, line 1")
 
 
 def _row(fields: dict[str, str], line: int, where: str) -> ResultRow:
@@ -202,8 +169,8 @@ def _row(fields: dict[str, str], line: int, where: str) -> ResultRow:
         at = f"{where}, column {column}"
         if field.name in _REQUIRED and not text:
             raise ResultsError("the value is missing", where=at)
-        factor = re.fullmatch(r"(\d+)h(?:/(\d+))?", text) if field.name == "ffn" else None
-        if factor:
+        factor = re.fullmatch(rf"({_DIGITS})h(?:/({_DIGITS}))?", text) if field.name == "ffn" else None
+        if factor and int(factor.group(2) or 1) > 0:
             values["ffn"] = None
             values["ffn_factor"] = int(factor.group(1)) / int(factor.group(2) or 1)
         elif _KINDS[field.name] is str:
@@ -225,17 +192,16 @@ def _number(text: str, whole: bool, zero: bool, where: str) -> float | int | Non
     if not text:
         return None
     kind = "a whole number" if whole else "a number"
-    try:
-        value = float(text.replace("_", "?"))  # float() itself would read 1_000
-    except ValueError:
-        raise ResultsError(f"{text!r} is not a number", where=where, expected=f"{kind}, or nothing") from None
-    if not value < float("inf") or (whole and not value.is_integer()):
-        raise ResultsError(f"{text!r} is not {kind}", where=where, expected=f"{kind}, or nothing")
+    value = number(text, where=where, error=ResultsError)
+    if whole and not value.is_integer():
+        raise ResultsError(f"{shown(text)} is not {kind}", where=where, expected=f"{kind}, or nothing")
     if value < 0 or (value == 0 and not zero):
-        raise ResultsError(f"{text} is out of range", where=where, expected=f"{kind} above 0, or nothing")
-    if whole and value > LARGEST:
         raise ResultsError(
-            f"{text} is out of range", where=where, expected=f"{kind} up to {LARGEST:,}, or nothing"
+            f"{shown(text)} is out of range", where=where, expected=f"{kind} above 0, or nothing"
+        )
+    if value > (LARGEST if whole else _LARGEST_NUMBER):
+        raise ResultsError(
+            f"{shown(text)} is out of range", where=where, expected=f"{kind} up to {LARGEST:,}, or nothing"
         )
     return int(value) if whole else value
 
@@ -287,7 +253,7 @@ def _shape(row: ResultRow) -> Shape:
     if ffn is None and row.ffn_factor is not None and row.hidden is not None:
         ffn = round(row.ffn_factor * row.hidden)
     mtp = row.mtp_layers
-    trained = re.search(r"trains mtp_num_layers (\d+)", row.arch_note)
+    trained = re.search(rf"trains mtp_num_layers ({_DIGITS})(?![0-9])", row.arch_note)
     if mtp is None and trained:
         mtp = int(trained.group(1))
     return Shape(
@@ -315,18 +281,18 @@ def _head_dim(text: str) -> tuple[int | None, tuple[int, int, int] | None]:
     """Head dimension, or the dimensions of latent attention (``qk128+64rope/v128``)."""
     if text in ("", "MLA"):
         return None, None
-    match = re.fullmatch(r"qk(\d+)\+(\d+)(?:rope)?/v(\d+)", text)
+    match = re.fullmatch(rf"qk({_DIGITS})\+({_DIGITS})(?:rope)?/v({_DIGITS})", text)
     if match:
         return None, (int(match.group(1)), int(match.group(2)), int(match.group(3)))
-    if text.isdigit() and int(text) > 0:
+    if re.fullmatch(_DIGITS, text) and int(text) > 0:
         return int(text), None
     raise ModelError(f"the head dimension {text!r} cannot be read", expected="a number or qkA+Brope/vC")
 
 
 def _shared(text: str, note: str) -> tuple[int | None, int | None]:
     """Number of shared experts and their width together."""
-    width = re.search(r"shared ffn (\d+)", text) or re.search(r"shared ffn (\d+)", note)
-    if text.isdigit():
+    width = re.search(rf"shared ffn ({_DIGITS})(?![0-9])", text) or re.search(rf"shared ffn ({_DIGITS})(?![0-9])", note)
+    if re.fullmatch(_DIGITS, text):
         return int(text), int(width.group(1)) if width else None
     if text and not width:
         raise ModelError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from fullmesh.errors import FullmeshError
 from fullmesh.files import write_json
 from fullmesh.here.device import DEVICES, launch, require_torch
 from fullmesh.here.laws import Law, fit_law, law_from_json
+from fullmesh.reading import read_json
 
 Floats = npt.NDArray[np.float64]
 FORMAT = "fullmesh-here-1"
@@ -147,13 +147,8 @@ def read_profile(path: Path) -> HereProfile:
     FullmeshError
         The file is missing or is not a profile.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FullmeshError(f"cannot read the profile: {error.strerror}", where=str(path)) from None
-    except ValueError as error:
-        raise FullmeshError(f"not JSON: {error}", where=str(path)) from None
-    return profile_from_json(data if isinstance(data, dict) else {})
+    hint = "`fullmesh calibrate here --out FILE` writes one"
+    return profile_from_json(read_json(path, what="the profile", error=FullmeshError, hint=hint))
 
 
 def calibrate_here(device: str = "auto", seconds: float = 60.0, *, clock: str = "") -> HereProfile:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fullmesh.errors import FullmeshError
+from fullmesh.files import write_json
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 # glibc's mallopt: keep freed memory in the process instead of handing its pages back and faulting them in again
@@ -200,7 +201,7 @@ def launch(
     require_torch()
     with tempfile.TemporaryDirectory(prefix="fullmesh-here-") as folder:
         root = Path(folder)
-        (root / "request.json").write_text(json.dumps(dict(request)), encoding="utf-8")
+        write_json(root / "request.json", dict(request))
         environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         package_root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(
@@ -276,5 +277,4 @@ def serve(handler: Callable[[dict[str, Any], int, int], dict[str, Any]]) -> None
     finally:
         if num_processes > 1:
             torch.distributed.destroy_process_group()
-    target = folder / f"answer.{rank}.json"
-    target.write_text(json.dumps(answer), encoding="utf-8")
+    write_json(folder / f"answer.{rank}.json", answer)

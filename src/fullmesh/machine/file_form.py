@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from fullmesh.errors import CatalogError, did_you_mean
+from fullmesh import reading
+from fullmesh.errors import CatalogError, did_you_mean, shown
 from fullmesh.machine.hardware import TierKind
 from fullmesh.machine.wiring import DeviceBasis
+from fullmesh.values import LONGEST_TEXT
 
-Count = Annotated[int, pydantic.Field(ge=1)]
-Natural = Annotated[int, pydantic.Field(ge=0)]
+# devices, planes, switches: beyond it a number is a slip of the pen
+_MOST = 10_000_000
+_MOST_ITEMS = 20_000
+
+Count = Annotated[int, pydantic.Field(ge=1, le=_MOST)]
+Natural = Annotated[int, pydantic.Field(ge=0, le=_MOST)]
 Share = Annotated[float, pydantic.Field(gt=0, le=1)]
-Word = Annotated[str, pydantic.Field(min_length=1)]
-Words = Annotated[tuple[Word, ...], pydantic.Field(strict=False)]
-Counts = Annotated[tuple[Count, ...], pydantic.Field(strict=False)]
+Word = Annotated[str, pydantic.Field(min_length=1, max_length=LONGEST_TEXT)]
+Words = Annotated[tuple[Word, ...], pydantic.Field(strict=False, max_length=_MOST_ITEMS)]
+Counts = Annotated[tuple[Count, ...], pydantic.Field(strict=False, max_length=_MOST_ITEMS)]
 Dtype = Literal["bf16", "fp16", "fp8", "nvfp4", "int8", "fp32"]
 
 
@@ -230,9 +235,9 @@ class CableListSpec(_Strict):
     name: Word | None = None
     basis: DeviceBasis = "gpu"
     source: Word
-    device: tuple[DeviceSpec, ...] = pydantic.Field(min_length=1, strict=False)
-    switch: tuple[SwitchSpec, ...] = pydantic.Field(default=(), strict=False)
-    link: tuple[CableSpec, ...] = pydantic.Field(min_length=1, strict=False)
+    device: tuple[DeviceSpec, ...] = pydantic.Field(min_length=1, max_length=_MOST_ITEMS, strict=False)
+    switch: tuple[SwitchSpec, ...] = pydantic.Field(default=(), max_length=_MOST_ITEMS, strict=False)
+    link: tuple[CableSpec, ...] = pydantic.Field(min_length=1, max_length=_MOST_ITEMS, strict=False)
 
 
 _MODELS = (
@@ -286,20 +291,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], SourceLines]:
     CatalogError
         The file cannot be read or is not TOML.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = tomllib.loads(text)
-    except OSError as error:
-        raise CatalogError(f"cannot read the machine file: {error.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise CatalogError("the file is not UTF-8 text", where=str(path), expected="a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        raise CatalogError(
-            f"not a TOML file: {error}",
-            where=f"{path}:{line[1] if line else len(text.splitlines()) or 1}",
-            expected="a TOML file",
-        ) from None
+    data, text = reading.read_toml(path, what="the machine file", error=CatalogError)
     return data, SourceLines(path, text)
 
 
@@ -357,4 +349,4 @@ def _as_catalog_error(error: pydantic.ValidationError, lines: SourceLines) -> Ca
             expected="one of " + ", ".join(WIRING_KINDS),
             hint=did_you_mean(str(kind), list(WIRING_KINDS)) if kind else "",
         )
-    return CatalogError(f"{first['input']!r} is not allowed{more}", where=where, expected=str(first["msg"]))
+    return CatalogError(f"{shown(first['input'])} is not allowed{more}", where=where, expected=str(first["msg"]))

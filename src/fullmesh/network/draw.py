@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import os
 from pathlib import Path
 
 import numpy as np
 
-from fullmesh.errors import TopologyError
+from fullmesh.files import write_text
 from fullmesh.network.wiring.clos import ClosLayer
 from fullmesh.network.wiring.dragonfly import DragonflyLayer
 from fullmesh.network.wiring.graph import GraphLayer
@@ -391,18 +390,12 @@ def _svg(canvas: _Canvas, height: float, title: str) -> str:
     )
 
 
-def write_svg(topology: Topology, path: str) -> None:
+def write_svg(topology: Topology, path: str | Path) -> None:
     """Write the drawing, whole or not at all.
 
     Raises
     ------
-    TopologyError
+    OutputError
         A place that cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        temporary.write_text(draw(topology), encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        raise TopologyError(f"cannot write the drawing: {error}", where=path) from None
+    write_text(path, draw(topology), where="--svg")

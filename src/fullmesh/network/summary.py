@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -219,12 +220,8 @@ def parse_shape(text: str) -> tuple[int, int]:
         Text of another form.
     """
     size, _, stride = text.partition("@")
-    if (
-        not size.isdigit()
-        or (stride and not stride.isdigit())
-        or int(size) < 2
-        or (stride and int(stride) < 1)
-    ):
+    whole = re.compile(r"[0-9]{1,9}").fullmatch
+    if not whole(size) or (stride and not whole(stride)) or int(size) < 2 or (stride and int(stride) < 1):
         raise TopologyError(
             f"cannot read the group shape {text!r}",
             where="--groups",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 
@@ -210,7 +211,8 @@ def parse_job(text: str, num_devices: int) -> np.ndarray[tuple[int, ...], np.dty
     """
     span, _, step = text.strip().partition(":")
     first, _, last = span.partition("-")
-    good = first.isdigit() and last.isdigit() and (not step or (step.isdigit() and int(step) > 0))
+    whole = re.compile(r"[0-9]{1,9}").fullmatch
+    good = whole(first) and whole(last) and (not step or (whole(step) and int(step) > 0))
     if not good or int(first) >= int(last) or int(last) >= num_devices:
         raise TopologyError(
             f"cannot read the job {text!r}",

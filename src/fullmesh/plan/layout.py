@@ -37,6 +37,10 @@ class StageLayout:
     chunk_layers: npt.NDArray[np.int64]
 
 
+# letters of a layout: more than any model has layers; a step of the expansion multiplies by at most 9,999
+_LONGEST = 20_000
+
+
 def parse_layout(text: str) -> list[str]:
     """Expand Megatron's layout notation into one string per chunk.
 
@@ -51,12 +55,17 @@ def parse_layout(text: str) -> list[str]:
     for _ in range(64):
         # innermost group or single letter followed by a repeat count
         replaced = re.sub(
-            r"\(([EtmL|]*)\)\*(\d+)|([EtmL|])\*(\d+)",
+            r"\(([EtmL|]*)\)\*([0-9]{1,4})|([EtmL|])\*([0-9]{1,4})",
             lambda g: g.group(1) * int(g.group(2)) if g.group(2) else g.group(3) * int(g.group(4)),
             expanded,
         )
         if replaced == expanded:
             break
+        if len(replaced) > _LONGEST:
+            raise PlanError(
+                f"the pipeline layout {text!r} has more than {_LONGEST:,} letters",
+                expected="one letter a layer, separators |",
+            )
         expanded = replaced
     if re.fullmatch(r"[EtmL|]+", expanded) is None:
         raise PlanError(

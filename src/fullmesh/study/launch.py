@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from fullmesh.errors import ScenarioError
+from fullmesh.files import check_writable, write_text
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.plan import Plan
 from fullmesh.plan.declare import Setting
 from fullmesh.plan.plan import FIELDS
+
+LAUNCH_ENDINGS = (".json", ".toml")
 
 
 def launch_settings(plan: Plan, num_layers: int) -> dict[str, Setting]:
@@ -63,9 +63,10 @@ def write_launch(e: Estimate, path: Path) -> None:
 
     Raises
     ------
-    ScenarioError
+    OutputError
         The ending is neither ``.json`` nor ``.toml``, or the file cannot be written.
     """
+    check_writable(path, where="--export", endings=LAUNCH_ENDINGS)
     head: dict[str, Any] = {
         "model": e.model.id,
         "machine": e.machine.id,
@@ -73,21 +74,11 @@ def write_launch(e: Estimate, path: Path) -> None:
         "predicted_step_s": e.step_s,
     }
     settings = launch_settings(e.plan, e.model.num_layers)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         text = json.dumps({"scenario": head, "arguments": settings}, indent=2) + "\n"
-    elif path.suffix == ".toml":
-        text = _toml("scenario", head) + "\n" + _toml("arguments", settings)
     else:
-        raise ScenarioError(
-            f"cannot export to {path.name!r}", where="--export", expected="a file that ends in .json or .toml"
-        )
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except OSError as error:
-        raise ScenarioError(f"cannot write {path}: {error.strerror}", where="--export") from None
+        text = _toml("scenario", head) + "\n" + _toml("arguments", settings)
+    write_text(path, text, where="--export")
 
 
 def _toml(table: str, values: dict[str, Any]) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from fullmesh.cost.effects import UNKNOWN_STACK, known_stacks
-from fullmesh.errors import FullmeshError, PlanError, ScenarioError, did_you_mean
+from fullmesh.errors import FullmeshError, PlanError, ScenarioError, did_you_mean, shown
 from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.file_form import SourceLines
 from fullmesh.outcomes.estimate import supported_precision
 from fullmesh.plan import Plan
-from fullmesh.plan.declare import PlanField
+from fullmesh.plan.declare import LARGEST, PlanField
 from fullmesh.plan.plan import FIELDS, check_plan
 from fullmesh.plan.software import software_of
+from fullmesh.reading import read_toml
+from fullmesh.values import text as text_value
+from fullmesh.values import whole
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers.huggingface import load_model
 
@@ -68,25 +70,7 @@ def load_scenario(path: str | Path) -> Scenario:
 
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Any]], SourceLines]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = tomllib.loads(text)
-    except OSError as error:
-        raise ScenarioError(
-            f"cannot read the scenario: {error.strerror}", where=str(path), expected="a TOML file", hint=_HINT
-        ) from None
-    except UnicodeDecodeError:
-        raise ScenarioError(
-            "the file is not UTF-8 text", where=str(path), expected="a TOML file", hint=_HINT
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        raise ScenarioError(
-            f"not a TOML file: {error}",
-            where=f"{path}:{line[1]}" if line else str(path),
-            expected="a TOML file",
-            hint=_HINT,
-        ) from None
+    data, text = read_toml(path, what="the scenario", error=ScenarioError, hint=_HINT)
     lines = SourceLines(path, text)
     for key, value in data.items():
         if key not in _TABLES:
@@ -214,12 +198,12 @@ def _plan_value(field: PlanField, value: Any, where: str) -> Any:
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-        raise ScenarioError(f"{value!r} is not allowed", where=where, expected=words[kind], hint=_HINT)
-    return value
+    """A whole number or a text, checked for its range and length."""
+    if kind is str:
+        return text_value(value, where=where, empty=True, expected="a string")
+    if isinstance(value, str):  # a number in quotes is a text
+        raise ScenarioError(f"{shown(value)} is not allowed", where=where, expected="a whole number", hint=_HINT)
+    return whole(value, where=where, most=LARGEST, hint=_HINT)
 
 
 def _placed(error: FullmeshError, where: str) -> FullmeshError:

@@ -18,6 +18,7 @@ from fullmesh.errors import ScenarioError, did_you_mean
 from fullmesh.timeline.costs import PipelineCosts
 from fullmesh.timeline.schedule import tasks as b
 from fullmesh.timeline.schedule.graph import Floats, TaskGraph
+from fullmesh.timeline.schedule.schedules import check_tasks
 from fullmesh.timeline.schedule.unfold import (
     DISTRIBUTIONS,
     Copies,
@@ -36,8 +37,10 @@ _COMMUNICATION = (
 )  # fmt: skip
 _WHOLE_STAGE = (b.K_GRAD_REDUCE, b.K_PARAM_GATHER, b.K_FSDP_GATHER, b.K_FSDP_SCATTER, b.K_GRAD_NORM)
 
-# Above this many tasks jitter is drawn for blocks instead of devices (see `unfold`).
-MOST_TASKS = 40_000_000
+# Of a graph with a row for devices that differ: above it jitter is drawn for blocks of them (see `unfold`).
+MOST_TASKS = 8_000_000
+# Above this nothing is replayed: it would take more than two gigabytes.
+LIMIT_TASKS = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,9 @@ def parse_perturbation(
     found: dict[str, dict[object, float]] = {"rank": {}, "stage": {}, "device": {}, "link": {}, "expert": {}}
     for text in stragglers:
         match = re.fullmatch(
-            r"\s*(rank|stage|link|expert)=(\d+)(?:-(\d+))?:(\d+(?:\.\d+)?(?:[eE]-?\d+)?)\s*", text
+            r"\s*(rank|stage|link|expert)=([0-9]{1,9})(?:-([0-9]{1,9}))?:"
+            r"([0-9]{1,9}(?:\.[0-9]{1,20})?(?:[eE]-?[0-9]{1,2})?)\s*",
+            text,
         )
         if match is None or (match.group(3) and match.group(1) != "link"):
             raise ScenarioError(
@@ -153,7 +158,7 @@ def parse_perturbation(
             found["device" if kind == "link" else kind][int(first)] = float(factor)
     drawn = None
     if jitter:
-        match = re.fullmatch(r"\s*(?:([a-z]+):)?(\d*\.?\d+)(?::(\d+))?\s*", jitter)
+        match = re.fullmatch(r"\s*(?:([a-z]{1,20}):)?([0-9]{0,9}\.?[0-9]{1,20})(?::([0-9]{1,9}))?\s*", jitter)
         if match is None:
             raise ScenarioError(
                 f"cannot read {jitter!r}",
@@ -241,6 +246,8 @@ def unfold(
     _check(what, costs.num_stages, r)
     factors = _factors(what, costs.num_stages, r)
     exact, width = True, 1
+    if every_rank:
+        check_tasks(len(graph) * r, LIMIT_TASKS)
     if every_rank or (what.jitter and len(graph) * r * 1.5 < MOST_TASKS):
         member, multiplicity = np.arange(r), np.ones(r, dtype=np.int64)
     elif what.jitter:
@@ -249,6 +256,7 @@ def unfold(
         exact, width = False, g
     else:
         member, multiplicity, factors, exact = _fold(factors, g, len(graph))
+    check_tasks(len(graph) * len(member), LIMIT_TASKS)
     block = member // g
     couple = _couple(graph, g)
     jitter = what.jitter

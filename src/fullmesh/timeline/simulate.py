@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +112,18 @@ class Simulation:
             (self.activity, self.path), (other.activity, other.path), num_stages=self.costs.num_stages
         )
 
-    def compare(self, profile: Profile, *, step: int | None = None, row: int = 0) -> list[OperatorDifference]:
-        """Simulated against real seconds by class of operators."""
-        return compare_operators(self.timeline, self.costs, profile, step=step, row=row)
+    def compare(
+        self,
+        profile: Profile,
+        *,
+        step: int | None = None,
+        row: int = 0,
+        after_passes: Mapping[str, float] | None = None,
+    ) -> list[OperatorDifference]:
+        """Simulated against real seconds by class of operators; see :func:`compare_operators`."""
+        return compare_operators(
+            self.timeline, self.costs, profile, step=step, row=row, after_passes=after_passes
+        )
 
     def write_trace(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fullmesh.calibrate.collectives.points import DTYPE_BYTES, NCCL_SYSTEMS, number, read_rows
+from fullmesh.catalog.facts import one_of
 from fullmesh.errors import ResultsError
 from fullmesh.files import write_text
 from fullmesh.network.curves import POINTS, Curve, Point, points, predict
@@ -88,7 +90,7 @@ def _nccl(path: Path) -> Iterator[Point]:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")))
+    return tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else 0 for part in text.split("."))
 
 
 def _numbers(row: dict[str, str], line: int, path: Path, *keys: str) -> tuple[float, ...]:
@@ -105,7 +107,8 @@ def _nvl72(path: Path) -> Iterator[Point]:
         tokens, hidden, topk, ranks, latency_ms = _numbers(r, line, path, *_NVL72)
         operation = r["op_name"].removeprefix("alltoall_")
         kind = f"{operation} {r['kernel_source'].removeprefix('NVLink')} {r['moe_dtype']}"
-        size = tokens * hidden * topk * DTYPE_BYTES[r["moe_dtype"]]
+        dtype = one_of(r["moe_dtype"], tuple(DTYPE_BYTES), "moe_dtype", f"{path.name}:{line}")
+        size = tokens * hidden * topk * DTYPE_BYTES[dtype]
         yield _point("gb200-nvl72", "nvl72-moe", kind, ranks, size, latency_ms * 1e-3)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from fullmesh.cost.collectives.experts import experts_s
 from fullmesh.errors import CatalogError, ResultsError
 from fullmesh.files import write_text
 from fullmesh.machine import load_machine
+from fullmesh.reading import read_toml
 
 START = PROFILE.with_name("collectives_start.toml")
 #: Bounds of what may be fitted: physical (a share is at most one) or wide enough never to bind without reason.
@@ -71,12 +71,7 @@ def read_start(path: Path = START) -> Document:
     CatalogError
         The file cannot be read.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise CatalogError(
-            f"cannot read the structure of the collectives: {error}", where=str(path)
-        ) from error
+    return read_toml(path, what="the structure of the collectives", error=CatalogError)[0]
 
 
 def _find(document: Document, reference: str, home: Document) -> Document:

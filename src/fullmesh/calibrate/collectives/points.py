@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from fullmesh import values
 from fullmesh.cost.collectives.constants import Column
 from fullmesh.cost.collectives.experts import expected_hit
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ResultsError
+from fullmesh.reading import csv_rows
 
 SHIPPED = DATA_DIR / "results" / "points"
 CURVE_COLUMNS = ("curve", "machine", "num_devices", "kind", "algorithm", "role", "harness", "source")
@@ -20,6 +21,9 @@ COLLECTIVE_COLUMNS = (*CURVE_COLUMNS, "ranks", "stride", "bytes", "value", "unit
 EXPERT_CURVE_COLUMNS = ("curve", "machine", "num_devices", "dispatcher", "phase", "routing", "role", "source")
 EXPERT_NUMBERS = ("tokens", "token_bytes", "topk", "ep", "num_experts")
 EXPERT_COLUMNS = (*EXPERT_CURVE_COLUMNS, *EXPERT_NUMBERS, "node_limit", "value", "unit")
+# bytes, tokens, microseconds: beyond it nothing was measured; devices as machine files allow
+_LARGEST = 1e15
+MAX_DEVICES = 10_000_000
 ROLES = ("fit", "hold", "conflict")
 #: Larger tables that a folder may hold.
 TABLES = (
@@ -80,37 +84,25 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[
     ResultsError
         The file cannot be read, lacks a column, or has a short row.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"cannot read the table: {error}", where=str(path)) from error
-    numbered = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
-    reader = csv.DictReader(line for _, line in numbered)
-    missing = [c for c in columns if c not in (reader.fieldnames or ())]
-    if missing:
-        raise ResultsError(
-            "the table lacks columns: " + ", ".join(missing), where=str(path), expected=",".join(columns)
-        )
-    for (line, _), row in zip(numbered[1:], reader, strict=True):
-        if any(row[c] is None for c in columns):
-            raise ResultsError(
-                "a row is too short", where=f"{path}:{line}", expected=f"{len(columns)} columns"
-            )
-        yield line, row
+    yield from csv_rows(path, required=columns, error=ResultsError, comments=[])
 
 
-def number(row: dict[str, str], key: str, where: str, default: float | None = None) -> float:
-    """A figure of at least 0; ``default`` for an empty cell."""
-    text = row[key].strip()
+def number(
+    row: dict[str, str], key: str, where: str, default: float | None = None, *, zero: bool = False
+) -> float:
+    """A figure above 0 (with ``zero``: of at least 0); ``default`` for an empty cell."""
+    text = row[key]
     if not text and default is not None:
         return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (np.isfinite(value) and value >= 0):
-        raise ResultsError(f"{key} is {text!r}", where=where, expected="a number of at least 0")
-    return value
+    above = -1.0 if zero else 0.0
+    return values.number(
+        text, where=f"{where}, column {key}", least=0.0, above=above, most=_LARGEST, error=ResultsError
+    )
+
+
+def count(row: dict[str, str], key: str, where: str) -> int:
+    """A number of devices or nodes."""
+    return values.whole(row[key], where=f"{where}, column {key}", least=1, most=MAX_DEVICES, error=ResultsError)
 
 
 def _bus_factor(kind: str, ranks: float) -> float:
@@ -137,9 +129,9 @@ Point = tuple[tuple[str, ...], tuple[float, ...]]
 
 def _grouped(rows: list[Point]) -> dict[tuple[str, ...], np.ndarray]:
     groups: dict[tuple[str, ...], list[tuple[float, ...]]] = {}
-    for key, values in rows:
-        groups.setdefault(key, []).append(values)
-    return {key: np.asarray(values, dtype=np.float64).T for key, values in groups.items()}
+    for key, figures in rows:
+        groups.setdefault(key, []).append(figures)
+    return {key: np.asarray(figures, dtype=np.float64).T for key, figures in groups.items()}
 
 
 def read_collectives(path: Path = SHIPPED / "collectives.csv") -> list[Curve]:
@@ -149,12 +141,12 @@ def read_collectives(path: Path = SHIPPED / "collectives.csv") -> list[Curve]:
         where = f"{path.name}:{line}"
         if row["role"] not in ROLES:
             raise ResultsError(f"unknown role {row['role']!r}", where=where, expected=", ".join(ROLES))
-        ranks, num_bytes = number(row, "ranks", where), number(row, "bytes", where)
+        ranks, num_bytes = float(count(row, "ranks", where)), number(row, "bytes", where)
         seconds = _published_seconds(
             row["kind"], ranks, num_bytes, number(row, "value", where), row["unit"], where
         )
-        key = tuple(row[c] for c in CURVE_COLUMNS)
-        rows.append((key, (ranks, number(row, "stride", where), num_bytes, seconds)))
+        key = tuple(str(count(row, c, where)) if c == "num_devices" else row[c] for c in CURVE_COLUMNS)
+        rows.append((key, (ranks, float(count(row, "stride", where)), num_bytes, seconds)))
     return [
         Curve(
             name=k[0],
@@ -182,13 +174,13 @@ def read_nccl(path: Path) -> list[Curve]:
             continue
         where = f"{path.name}:{line}"
         kind = "all_to_all" if row["op_name"] == "alltoall" else row["op_name"]
-        values = (
-            number(row, "num_gpus", where),
+        figures = (
+            float(count(row, "num_gpus", where)),
             1.0,
             number(row, "bytes", where),
             number(row, "latency_us", where) * 1e-6,
         )
-        rows.append(((row["system"], row["nccl"], kind, row["num_gpus"]), values))
+        rows.append(((row["system"], row["nccl"], kind, str(int(figures[0]))), figures))
     curves = []
     for (system, release, kind, ranks), v in _grouped(rows).items():
         machine, fitted = NCCL_SYSTEMS[system]
@@ -261,7 +253,7 @@ def read_experts(path: Path = SHIPPED / "experts.csv") -> list[Curve]:
         numbers = [number(row, c, where) for c in EXPERT_NUMBERS]
         limit = number(row, "node_limit", where, default=np.inf)
         nodes = np.ceil(numbers[3] / _domain(row["machine"]))
-        key = tuple(row[c] for c in EXPERT_CURVE_COLUMNS)
+        key = tuple(str(count(row, c, where)) if c == "num_devices" else row[c] for c in EXPERT_CURVE_COLUMNS)
         rows.append(((*key, row["unit"]), (*numbers, limit, nodes, number(row, "value", where))))
     curves = []
     for key, v in _grouped(rows).items():
@@ -283,18 +275,18 @@ def read_deepep(path: Path) -> list[Curve]:
     rows: list[Point] = []
     for line, row in read_rows(path, columns + times):
         where = f"{path.name}:{line}"
-        nodes = number(row, "node_num", where)
+        nodes = float(count(row, "node_num", where))
         if row["dispatch_sms"] != ("20" if nodes == 1 else "24"):
             continue
         # at eight nodes the table's own synchronisation times exceed the transfer, and published figures are half
         role = {1: "fit", 2: "fit", 4: "fit"}.get(int(nodes), "conflict")
         for phase, kind in (("dispatch", "fp8"), ("combine", "bfloat16")):
             width = number(row, "hidden_size", where) * WIRE_BYTES[kind]
-            seconds = 1e-6 * sum(number(row, c, where) for c in times if c.startswith(phase))
+            seconds = 1e-6 * sum(number(row, c, where, zero=True) for c in times if c.startswith(phase))
             key = (f"DeepEP normal H100 x{int(8 * nodes)}", "dgx-h100", str(int(max(8 * nodes, 8))), "deepep")
-            values = (number(row, "num_token", where), width, number(row, "num_topk", where), 8.0 * nodes)
+            shape = (number(row, "num_token", where), width, number(row, "num_topk", where), 8.0 * nodes)
             rest = (number(row, "num_experts", where), np.inf, nodes, seconds)
-            rows.append(((*key, phase, "random", role, path.name), (*values, *rest)))
+            rows.append(((*key, phase, "random", role, path.name), (*shape, *rest)))
     return [_expert_curve(k, v, v[7]) for k, v in _grouped(rows).items()]
 
 
@@ -338,7 +330,7 @@ def read_nvl72(path: Path) -> list[Curve]:
         dtype = row["moe_dtype"] if phase == "dispatch" else "bfloat16"
         if phase == "combine" and row["moe_dtype"] != "bfloat16":
             continue  # the same kernel measured three times
-        ep = number(row, "moe_ep_size", where)
+        ep = float(count(row, "moe_ep_size", where))
         role = "fit" if dtype == "bfloat16" and int(ep) in (2, 8, 64) else "hold"
         key = (
             f"NVL72 two-sided {dtype}",
@@ -351,6 +343,10 @@ def read_nvl72(path: Path) -> list[Curve]:
             path.name,
         )
         tokens = number(row, "num_tokens", where)
+        if dtype not in WIRE_BYTES:
+            raise ResultsError(
+                f"unknown dtype {dtype!r}", where=f"{where}, column moe_dtype", expected=", ".join(WIRE_BYTES)
+            )
         width = number(row, "hidden_size", where) * WIRE_BYTES[dtype]
         total = seconds + (prepare.get(shape, 0.0) if phase == "dispatch" else 0.0)
         fixed = (number(row, "topk", where), ep, number(row, "num_experts", where), np.inf, 1.0, total)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from fullmesh.cost.operators.profile import ELEMENT_BYTES, PEAK_OF, OperatorProf
 from fullmesh.cost.operators.routing import Load, routed
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ResultsError
+from fullmesh.files import write_text
 from fullmesh.machine.chips import load_chip
 from fullmesh.machine.hardware import Chip
 
@@ -46,6 +46,7 @@ _PROFILES: Mapping[str, str] = {
 _RELATIVES: Mapping[str, str] = {"gb300": "gb200", "a100_sxm": "h100_sxm"}
 _HELD_OUT_SHARE = 0.2
 _SEED = 20261124
+_FEWEST_ROWS = 8
 
 # log2 of the knots of the corrections
 _PRODUCT_KNOTS = (np.linspace(0.0, 15.0, 9), np.linspace(5.0, 16.0, 7), np.linspace(5.0, 16.0, 7))
@@ -141,7 +142,7 @@ def write_profiles(content: Mapping[str, Any], path: Path) -> None:
 
     Raises
     ------
-    ResultsError
+    OutputError
         The file cannot be written.
     """
     text = json.dumps(content, indent=1, allow_nan=False)
@@ -158,14 +159,7 @@ def write_profiles(content: Mapping[str, Any], path: Path) -> None:
             buffer = line
         else:
             lines.append(line)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise ResultsError(f"cannot write the profiles: {error.strerror}", where=str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def predict(profile: OperatorProfile, table: Table) -> Floats:
@@ -243,6 +237,13 @@ def _fit_table(
         rows = table.where(keys == key)
         dtype = str(rows.dtype[0])
         held = _held_out(rows)
+        if len(rows) < _FEWEST_ROWS or held.all() or not held.any():
+            raise ResultsError(
+                f"{len(rows)} rows of {key} are too few to fit and to hold some of them out",
+                where=str(table.path),
+                expected=f"at least {_FEWEST_ROWS} rows of several shapes for each dtype and kernel",
+                hint="measure more shapes, or leave these rows out",
+            )
         trial = {key: _fit_rows(rows.where(~held), dtype, chip, record)}
         out = _errors(rows.where(held), chip, {**record, table.operator: trial})
         found[key] = _fit_rows(rows, dtype, chip, record)

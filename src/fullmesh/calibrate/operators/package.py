@@ -11,7 +11,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import io
-import os
 import re
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from fullmesh.calibrate.operators.tables import CHIP_IDS, DTYPES
 from fullmesh.cost.operators.profile import ELEMENT_BYTES, PEAK_OF
 from fullmesh.cost.operators.routing import DISTRIBUTION
 from fullmesh.errors import ResultsError
+from fullmesh.files import make_folder, write_text
 from fullmesh.machine.chips import load_chip
 
 DISTRIBUTION_NAME = "aiconfigurator-core"
@@ -306,7 +306,7 @@ def write_rows(path: Path, comment: str, rows: Sequence[Row]) -> None:
 
     Raises
     ------
-    ResultsError
+    OutputError
         The file cannot be written.
     """
     stream = io.StringIO()
@@ -314,14 +314,7 @@ def write_rows(path: Path, comment: str, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(stream.getvalue(), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise ResultsError(f"cannot write the table: {error.strerror}", where=str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, stream.getvalue())
 
 
 def _comment(version: str, rule: str) -> str:
@@ -401,10 +394,7 @@ def package_tables(out_folder: Path) -> list[Path]:
 def _written(path: Path, comment: str, rows: Sequence[Row]) -> list[Path]:
     if not rows:
         return []
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"cannot make the folder: {error.strerror}", where=str(path.parent)) from None
+    make_folder(path.parent)
     write_rows(path, comment, rows)
     return [path]
 

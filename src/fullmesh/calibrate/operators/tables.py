@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,8 @@ import numpy.typing as npt
 
 from fullmesh.cost.operators.routing import DISTRIBUTION
 from fullmesh.errors import ResultsError, did_you_mean
+from fullmesh.reading import csv_rows
+from fullmesh.values import number
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,6 +56,8 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 }
 _DTYPE_COLUMN: Mapping[str, str] = {"gemm": "gemm_dtype", "attention": "attn_dtype", "grouped": "moe_dtype"}
 _LATENCY = "latency_us"
+# extents and microseconds: beyond it no operator was measured
+_LARGEST = 1e12
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,41 +155,24 @@ def read_table(path: Path) -> Table:
     operator, chip = named
     if chip not in CHIP_IDS:
         raise ResultsError(f"unknown chip {chip!r}", where=str(path), hint=did_you_mean(chip, list(CHIP_IDS)))
-    lines = _lines(path)
-    source = ""
-    number, header = next(lines, (1, ""))
-    while header.startswith("#"):
-        source = source or header.lstrip("# ").strip()
-        number, header = next(lines, (number + 1, ""))
-    columns = next(csv.reader([header]), [])
     needed = (_DTYPE_COLUMN[operator], *_NUMBERS[operator], *_WORDS[operator], _LATENCY)
-    missing = [c for c in needed if c not in columns]
-    if missing:
-        raise ResultsError(
-            "missing column " + ", ".join(missing),
-            where=f"{path}:{number}",
-            expected="columns " + ", ".join(needed),
-        )
-    index = {c: columns.index(c) for c in needed}
+    comments: list[str] = []
     dtypes: list[str] = []
     numbers: dict[str, list[float]] = {c: [] for c in (*_NUMBERS[operator], _LATENCY)}
     words: dict[str, list[str]] = {c: [] for c in _WORDS[operator]}
-    for number, line in lines:
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        cells = _cells(line, len(columns), where)
-        dtype = DTYPES.get(cells[index[_DTYPE_COLUMN[operator]]])
+    for line, row in csv_rows(path, required=needed, error=ResultsError, comments=comments):
+        where = f"{path}:{line}"
+        dtype = DTYPES.get(row[_DTYPE_COLUMN[operator]])
         if dtype is None:
-            unknown = cells[index[_DTYPE_COLUMN[operator]]]
+            unknown = row[_DTYPE_COLUMN[operator]]
             raise ResultsError(
                 f"unknown dtype {unknown!r}", where=where, hint=did_you_mean(unknown, list(DTYPES))
             )
         dtypes.append(dtype)
         for column, values in numbers.items():
-            values.append(_positive(cells[index[column]], column, where))
+            values.append(_positive(row[column], f"{where}, column {column}"))
         for column, texts in words.items():
-            word = cells[index[column]]
+            word = row[column]
             if column == "distribution" and not DISTRIBUTION.fullmatch(word):
                 raise ResultsError(
                     f"unknown routing distribution {word!r}",
@@ -202,7 +187,7 @@ def read_table(path: Path) -> Table:
         path=path,
         operator=operator,
         chip=chip,
-        source=source,
+        source=next(filter(None, comments), ""),
         dtype=np.asarray(dtypes),
         numbers={k: np.asarray(v) for k, v in numbers.items()},
         words={k: np.asarray(v) for k, v in words.items()},
@@ -210,30 +195,5 @@ def read_table(path: Path) -> Table:
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"cannot read the table: {error}", where=str(path)) from None
-    yield from enumerate(text.splitlines(), start=1)
-
-
-def _cells(line: str, count: int, where: str) -> list[str]:
-    try:
-        cells = next(csv.reader([line], strict=True))
-    except csv.Error as error:
-        raise ResultsError(f"cannot read the row: {error}", where=where) from None
-    if len(cells) != count:
-        raise ResultsError(f"the row has {len(cells)} cells", where=where, expected=f"{count} cells")
-    return cells
-
-
-def _positive(text: str, column: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0.0 and math.isfinite(value)):
-        raise ResultsError(f"{column} is {text!r}", where=where, expected="a positive number")
-    return value
+def _positive(text: str, where: str) -> float:
+    return number(text, where=where, above=0.0, most=_LARGEST, error=ResultsError)

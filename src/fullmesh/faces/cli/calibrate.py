@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from fullmesh.faces.cli.options import OutputFile
+from fullmesh.files import check_writable, make_folder
+
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
@@ -47,7 +50,7 @@ def command() -> None:
 @_PACKAGE
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="File to write (default: the shipped profile).",
 )
 def operators(folder: Path | None, package: bool, out: Path | None) -> None:
@@ -57,6 +60,7 @@ def operators(folder: Path | None, package: bool, out: Path | None) -> None:
 
     _one_of(folder, package)
     target = out or _shipped("operators.json")
+    check_writable(target)
     content = fit_operator_profiles(folder, report=_say) if folder else fit_operators_to_package(report=_say)
     write_profiles(content, target)
     _say(f"wrote {target}")
@@ -67,7 +71,7 @@ def operators(folder: Path | None, package: bool, out: Path | None) -> None:
 @_PACKAGE
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="File to write (default: the shipped profile).",
 )
 def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
@@ -81,6 +85,7 @@ def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
 
     _one_of(folder, package)
     target = out or _shipped("collectives.json")
+    check_writable(target)
     write_profile(fit_collectives(folder) if folder else fit_collectives_to_package(), target)
     _say(f"wrote {target}")
     if folder and out is None:
@@ -102,16 +107,19 @@ def published(out: Path | None, date: datetime.datetime | None) -> None:
     from fullmesh.calibrate.effects.published import fit_published, write_step_fit
     from fullmesh.evidence.results import read_results
 
+    folder = out or _shipped("step.json").parent
+    make_folder(folder, where="--out")
+    for name in ("step.json", "step_held_out.json", "intervals.json"):
+        check_writable(folder / name)
     rows = read_results()
     fit = fit_published(rows, _say)
-    folder = out or _shipped("step.json").parent
     write_step_fit(fit, rows, folder, (date or datetime.datetime.now()).date())
     _say(f"wrote step.json, step_held_out.json and intervals.json to {folder}")
 
 
 @command.command()
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or npu.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
+@click.option("--out", type=OutputFile(), required=True, help="File to write.")
 def here(device: str, out: Path) -> None:
     """The device at hand, by microbenchmarks through PyTorch."""
     from fullmesh.files import write_json

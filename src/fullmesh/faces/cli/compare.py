@@ -15,6 +15,7 @@ from fullmesh.faces.cli.options import (
     json_option,
     lang_option,
     one_format,
+    timing_option,
 )
 from fullmesh.glossary import Language
 
@@ -68,6 +69,7 @@ from fullmesh.glossary import Language
 @click.option("--prices", type=click.Path(), help="A price file (CSV) instead of the shipped one.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a machine.")
+@timing_option
 @lang_option
 def command(
     model: str,
@@ -83,6 +85,7 @@ def command(
     prices: str | None,
     as_json: bool,
     as_csv: bool,
+    no_timing: bool,
     lang: Language,
 ) -> None:
     """Compare machines."""
@@ -119,6 +122,7 @@ def command(
         show(*report(result, lang))
     say_notes(result.model)
     columns = {id(c): c for c in (*result.columns, *result.equal_packages)}.values()
-    click.echo(f"{sum(c.found.num_priced for c in columns):,} plans priced in {duration(elapsed)}", err=True)
+    took = "" if no_timing else f" in {duration(elapsed)}"
+    click.echo(f"{sum(c.found.num_priced for c in columns):,} plans priced{took}", err=True)
     if not any(c.best for c in result.columns):
         sys.exit(NO_PLAN)

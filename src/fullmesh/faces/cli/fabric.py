@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from fullmesh import values as values_of
 from fullmesh.errors import ScenarioError
+from fullmesh.faces.cli.options import InputFile, OutputFile, timing_apart, timing_option
 from fullmesh.units import parse_quantity
 
 if TYPE_CHECKING:
     from fullmesh.network.flow.traffic import Router
 
+_WHOLE = re.compile(r"[0-9]{1,9}")
+# ranks, experts, tokens: beyond it a number is a slip of the pen
+_MOST = 1_000_000
 SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
 
@@ -23,7 +30,7 @@ SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
     MACHINE is a name (cloudmatrix384, gb200-nvl72, dgx-h200 ...) or the path of a machine file (.toml)."""
 )
-@click.argument("machine")
+@click.argument("machine", type=InputFile())
 @click.option("--devices", type=int, help="Another number of devices than the machine's own.")
 @click.option("--scale", type=float, help="What if there were this many units (supernodes, racks, nodes).")
 @click.option(
@@ -87,8 +94,9 @@ SHOWN_KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
     metavar="KEY=N,...",
     help="Expert dispatch and combine: ranks=64,experts=256,top=8,tokens=4096,hidden=7168,imbalance=0.5,groups=4/8.",
 )
-@click.option("--svg", metavar="FILE", help="Write a drawing.")
+@click.option("--svg", type=OutputFile(".svg"), help="Write a drawing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@timing_option
 def command(
     machine: str,
     devices: int | None,
@@ -112,8 +120,9 @@ def command(
     load: bool,
     jobs: str | None,
     experts: str | None,
-    svg: str | None,
+    svg: Path | None,
     as_json: bool,
+    no_timing: bool,
 ) -> None:
     import numpy as np
 
@@ -201,7 +210,7 @@ def command(
         write_svg(after, svg)
         click.echo(f"drawing written to {svg}", err=True)
     if as_json:
-        click.echo(json.dumps(out, indent=1))
+        click.echo(json.dumps(timing_apart(out, leave_out=no_timing), indent=1))
         return
     fabric_tables.show(before, after, out, changed, fails, route, num_bytes)
 
@@ -231,7 +240,12 @@ def _axes(text: str) -> dict[str, int]:
     axes: dict[str, int] = {}
     for part in text.split(","):
         name, _, degree = part.partition("=")
-        if not name.strip() or not degree.strip().isdigit() or int(degree) < 1 or name.strip() in axes:
+        if (
+            not name.strip()
+            or not _WHOLE.fullmatch(degree.strip())
+            or int(degree) < 1
+            or name.strip() in axes
+        ):
             raise ScenarioError(
                 f"cannot read the axes {text!r}",
                 where="--placements",
@@ -269,17 +283,12 @@ def _experts(text: str, seed: int) -> tuple[int, Router, int, int]:
         values[key] = value
     limit, _, groups = values["groups"].partition("/")
     whole = {k: values[k] for k in ("ranks", "experts", "top", "tokens", "hidden")}
-    try:
-        numbers = {k: int(v) for k, v in (whole | {"limit": limit, "groups": groups or "0"}).items()}
-        imbalance = float(values["imbalance"])
-    except ValueError:
-        raise ScenarioError(
-            f"cannot read {text!r}", where="--experts", expected="key=number, groups=4/8"
-        ) from None
-    if min(numbers[k] for k in whole) < 1 or imbalance < 0:
-        raise ScenarioError(
-            f"numbers of {text!r}", where="--experts", expected="above zero, imbalance from 0"
-        )
+    numbers = {k: values_of.whole(v, where=f"--experts {k}", least=1, most=_MOST) for k, v in whole.items()}
+    numbers |= {
+        k: values_of.whole(v, where="--experts groups", most=_MOST, hint="groups=4/8")
+        for k, v in (("limit", limit), ("groups", groups or "0"))
+    }
+    imbalance = values_of.number(values["imbalance"], where="--experts imbalance", least=0.0, most=1e6)
     router = Router(
         num_experts=numbers["experts"],
         top_k=numbers["top"],

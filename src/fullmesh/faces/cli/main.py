@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # as the installed command does: before anything else is imported
+    from fullmesh.faces.cli import entry
+
 import errno
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
+from typing import Any
 
 import click
 
 from fullmesh import __version__
-from fullmesh.errors import FullmeshError, did_you_mean
+from fullmesh.errors import FullmeshError, ScenarioError, did_you_mean
 from fullmesh.faces.cli.examples import attach
 
 # name -> (module, one-line help); the help stands here so that `--help` imports nothing else.
@@ -36,8 +42,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# exit codes beside 0, which is an answer; 3, no plan fits, is given by the commands
+MISTAKE, INTERRUPTED = 2, 130
 # a disk that is full or broken is no bug of ours
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+_FULL_HINT = "make room on the disk, or send the output elsewhere"
+# interrupts that have come
+_signals: list[int] = []
 
 
 class LazyGroup(click.Group):
@@ -79,31 +90,137 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one clear message and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        # a terminal or file that cannot show a letter gets its number, which is JSON's own way too
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
+    before = _take_signals()
     try:
-        cli.main(prog_name="fullmesh", standalone_mode=False)
+        code = _outcome()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop(1)
+        except OSError as error:
+            code = code or _cannot_write(error)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    sys.exit(code)
+
+
+def _take_signals() -> dict[int, Any]:
+    """Let an interrupt or a request to end unwind, so that files are finished or removed; what stood there before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    wanted = {signal.SIGINT: _on_interrupt}
+    wanted |= {getattr(signal, n): _on_end for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)}
+    # who starts us with a signal ignored (nohup) means it
+    return {
+        number: signal.signal(number, handler)
+        for number, handler in wanted.items()
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
+
+
+def _outcome() -> int:
+    """Run the command and turn whatever ends it into an exit code, with its message."""
+    try:
+        returned = cli.main(prog_name="fullmesh", standalone_mode=False)
+        return returned if isinstance(returned, int) else 0
     except FullmeshError as error:
-        click.echo(error.render(), err=True)
-        sys.exit(2)
+        _tell(error.render())
+        return MISTAKE
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        # a group without a command shows its help
+        bare = type(error).__name__ == "NoArgsIsHelpError"
+        _tell(error.format_message() if bare else _of_click(error).render())
+        return MISTAKE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+        return _interrupted()
+    except BrokenPipeError:  # whoever read the output has gone: nothing more to say, and nothing wrong
+        _drop(1)
+        return 0
+    except SystemExit as error:
+        # Rich and Click turn a broken pipe into an exit of their own, and Click replaces the stream
+        replaced = type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
+        if replaced or isinstance(error.__context__, BrokenPipeError):
+            _drop(1)
+            return 0
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        click.echo(f"error: cannot write the output: {error.strerror}", err=True)
-        # what is still in the buffer cannot be written either; without this the interpreter would try, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(2)
+        return _cannot_write(error)
+    except MemoryError:
+        _tell("error: out of memory\n\nhint: ask for fewer devices, micro-batches or events")
+        return MISTAKE
+    except BaseException:
+        if _signals:  # an interrupt in the middle of an import may come out as any error
+            return _interrupted()
+        raise
+
+
+def _interrupted() -> int:
+    # a second interrupt would only disturb the end
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _tell("interrupted")
+    return INTERRUPTED
+
+
+def _cannot_write(error: OSError) -> int:
+    _tell(f"error: cannot write the output: {error.strerror}\n\nhint: {_FULL_HINT}")
+    # what is still in the buffer cannot be written either; without this the interpreter would try, and complain
+    _drop(1)
+    return MISTAKE
+
+
+def _on_interrupt(*_: Any) -> None:
+    _signals.append(signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+def _on_end(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _of_click(error: click.ClickException) -> FullmeshError:
+    """What Click says of a mistake, in the form of our own messages."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "fullmesh"
+    message = error.format_message().strip().rstrip(".")
+    hint = f"`{command} --help` lists the options and what they take"
+    return ScenarioError(message[:1].lower() + message[1:], where=command, hint=hint)
+
+
+def _prepare_streams() -> None:
+    """Make standard output and error usable, whatever they are: closed, or without the letters that we print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # a closed number would go to the next file that is opened, and our output into it
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # stays open to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            # a terminal or file that cannot show a letter gets its number, which is JSON's own way too
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(text: str) -> None:
+    """A message to standard error, or to nobody where that is closed."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        _drop(2)
+
+
+def _drop(number: int) -> None:
+    """Send what is still to be written to a standard stream nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":
-    main()
+    entry.main()

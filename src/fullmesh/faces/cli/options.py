@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
+
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+    _PathType = click.ParamType[Path]
+else:  # older releases of Click have no parameter there
+    _TextType = _PathType = click.ParamType
+
+# Fields that report how long something took, wherever they stand in a record.
+ELAPSED = ("engine_s", "build_s", "solve_s", "classes_s", "elapsed_s")
 
 # The same names as in search, sizing, timeline and recipes, which are only imported when a command runs.
 OBJECTIVES = ("time", "energy", "money")
@@ -21,6 +33,30 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write JSON (SI units, named in the keys)."
 )
 
+timing_option = click.option(
+    "--no-timing",
+    is_flag=True,
+    help="Leave out how long this took; the same input then gives the same bytes.",
+)
+
+
+def timing_apart(record: dict[str, Any], *, leave_out: bool) -> dict[str, Any]:
+    """A record with the fields that report elapsed time under ``timing``, or without them."""
+    timing: dict[str, float] = {}
+
+    def without(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, list):
+            return [without(v, path) for v in value]
+        if not isinstance(value, dict):
+            return value
+        for key in ELAPSED:
+            if key in value:
+                timing[".".join((*path, key))] = value[key]
+        return {k: without(v, (*path, k)) for k, v in value.items() if k not in ELAPSED}
+
+    out: dict[str, Any] = without(record, ())
+    return out if leave_out or not timing else out | {"timing": timing}
+
 
 def one_format(as_json: bool, as_csv: bool) -> None:
     """Refuse two output formats at once."""
@@ -28,31 +64,53 @@ def one_format(as_json: bool, as_csv: bool) -> None:
         raise click.UsageError("--json and --csv exclude each other")
 
 
-def whole_numbers(text: str, option: str) -> list[int]:
-    """``"768,72"`` as numbers of at least 1.
+class _File(_TextType):
+    """A file or folder that a command reads or writes; a command never writes over what it reads."""
 
-    Raises
-    ------
-    ScenarioError
-        Something else is written there.
+    name = "path"
+
+    def remember(self, role: str, path: str, ctx: click.Context | None) -> None:
+        """Note the path for this run, after a look at those of the other role."""
+        from fullmesh.files import check_writable
+
+        if ctx is None:
+            return
+        ctx.meta.setdefault(role, []).append(path)
+        for output in ctx.meta.get("written", ()):
+            check_writable(output, inputs=ctx.meta.get("read", ()))
+
+
+class InputFile(_File):
+    """A path, or a name that may be one, of something that is read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        self.remember("read", str(value), ctx)
+        return str(value)
+
+
+class OutputFile(_PathType):
+    """A file that is written in the end: refused at once where that could not succeed.
+
+    Parameters
+    ----------
+    *endings : str
+        What its name must end in.
+    stdout : bool
+        ``-`` means standard output.
     """
-    from fullmesh.errors import ScenarioError
 
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ScenarioError(
-            f"cannot read {text!r}",
-            where=option,
-            expected="whole numbers separated by commas",
-            hint="for instance 768,72,384",
-        ) from None
-    for number in numbers:
-        if number < 1:
-            raise ScenarioError(
-                f"{number} is not allowed",
-                where=option,
-                expected="at least 1",
-                hint="for instance 768,72,384",
-            )
-    return numbers
+    name = "file"
+
+    def __init__(self, *endings: str, stdout: bool = False) -> None:
+        self.endings = endings
+        self.stdout = stdout
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from fullmesh.files import check_writable
+
+        text = str(value)
+        if not (self.stdout and text == "-"):
+            where = param.opts[0] if param else ""
+            check_writable(text, where=where, endings=self.endings)
+            _File().remember("written", text, ctx)
+        return Path(text)

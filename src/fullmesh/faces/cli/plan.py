@@ -8,7 +8,17 @@ from pathlib import Path
 
 import click
 
-from fullmesh.faces.cli.options import NO_PLAN, OBJECTIVES, PRECISIONS, json_option, lang_option, one_format
+from fullmesh.faces.cli.options import (
+    NO_PLAN,
+    OBJECTIVES,
+    PRECISIONS,
+    InputFile,
+    OutputFile,
+    json_option,
+    lang_option,
+    one_format,
+    timing_option,
+)
 from fullmesh.glossary import Language
 
 
@@ -16,8 +26,8 @@ from fullmesh.glossary import Language
     help="""The best plans for MODEL on one machine: step time, memory, ties within the model's error, the Pareto
     front of step time against memory, and how many plans each limit rejected."""
 )
-@click.argument("model")
-@click.option("--on", required=True, help="A machine of the catalog, or a machine file.")
+@click.argument("model", type=InputFile())
+@click.option("--on", required=True, type=InputFile(), help="A machine of the catalog, or a machine file.")
 @click.option(
     "--chips", metavar="INTEGER", help="Devices (dies of a 910C); the machine's default size if absent."
 )
@@ -41,11 +51,12 @@ from fullmesh.glossary import Language
 @click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
 @click.option(
     "--export",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(".json", ".toml"),
     help="Write the best plan as launch settings.",
 )
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a layout.")
+@timing_option
 @lang_option
 def command(
     model: str,
@@ -60,6 +71,7 @@ def command(
     export: Path | None,
     as_json: bool,
     as_csv: bool,
+    no_timing: bool,
     lang: Language,
 ) -> None:
     """List the best plans."""
@@ -96,6 +108,7 @@ def command(
         export_launch(found, export)
         click.echo(f"launch settings written to {export}", err=True)
     say_notes(found.model)
-    click.echo(f"{found.num_priced:,} plans priced in {duration(elapsed)}", err=True)
+    took = "" if no_timing else f" in {duration(elapsed)}"
+    click.echo(f"{found.num_priced:,} plans priced{took}", err=True)
     if found.best is None:
         sys.exit(NO_PLAN)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fullmesh.faces.cli.options import ENGINES, LEVELS, NO_PLAN, json_option, lang_option
+from fullmesh.faces.cli.options import (
+    ENGINES,
+    LEVELS,
+    NO_PLAN,
+    InputFile,
+    OutputFile,
+    json_option,
+    lang_option,
+    timing_option,
+)
 from fullmesh.glossary import Language
 
 if TYPE_CHECKING:
@@ -21,9 +31,11 @@ if TYPE_CHECKING:
     and energy; then the step replayed task by task: critical path, bubble, who waits for whom. A plan that cannot run
     is a result too: its limit, the gap and what would help."""
 )
-@click.argument("scenario", type=click.Path())
+@click.argument("scenario", type=InputFile())
 @click.option(
-    "--trace", type=click.Path(), help="Write the replayed step for Perfetto (OUT.json or OUT.json.gz)."
+    "--trace",
+    type=OutputFile(".json", ".json.gz"),
+    help="Write the replayed step for Perfetto (OUT.json or OUT.json.gz).",
 )
 @click.option(
     "--straggler",
@@ -36,19 +48,20 @@ if TYPE_CHECKING:
 @click.option("--engine", type=click.Choice(ENGINES), help="How to replay; the cheapest exact one if absent.")
 @click.option("--every-rank", is_flag=True, help="A row for every device, even for equal ones.")
 @click.option(
-    "--profile", type=click.Path(), help="A trace of a real run (Kineto or msprof) to lay under the step."
+    "--profile", type=InputFile(), help="A trace of a real run (Kineto or msprof) to lay under the step."
 )
 @click.option(
     "--level",
     type=click.Choice(LEVELS),
     help="Evaluate the plan's collectives on the wired graph, and say how far the closed form was off.",
 )
-@click.option("--against", type=click.Path(), help="Another scenario: what changes from it to this one.")
+@click.option("--against", type=InputFile(), help="Another scenario: what changes from it to this one.")
 @json_option
+@timing_option
 @lang_option
 def command(
     scenario: str,
-    trace: str | None,
+    trace: Path | None,
     stragglers: tuple[str, ...],
     jitter: str,
     engine: str | None,
@@ -57,6 +70,7 @@ def command(
     level: str | None,
     against: str | None,
     as_json: bool,
+    no_timing: bool,
     lang: Language,
 ) -> None:
     """Print one plan in full."""
@@ -82,7 +96,7 @@ def command(
     other = replay(against) if against else None
     changes = [] if other is None or isinstance(other, Infeasible) else changes_between(other, result)
     run = result.simulation
-    operators = [] if run is None or real is None else run.compare(real)
+    operators = [] if run is None or real is None else run.compare(real, after_passes=result.after_passes)
     if run is not None and trace:
         e = result.estimate
         run.write_trace(trace, profile=real, title=f"{e.model.name}, {e.machine.name}, {e.plan.label()}")

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import click
 
-FILE = click.Path(dir_okay=False, path_type=Path)
+from fullmesh.faces.cli.options import InputFile, OutputFile, timing_option
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.option(
-    "--results", type=FILE, help="Score this table instead of the shipped one; never gated, never fitted on."
+    "--results",
+    type=InputFile(),
+    help="Score this table instead of the shipped one; never gated, never fitted on.",
 )
 @click.option(
     "--json",
     "json_out",
-    type=FILE,
+    type=OutputFile(stdout=True),
     help="Write every row and the summary to this file (- for standard output).",
 )
 @click.option("--operators", type=FOLDER, help="Score the operator models on a folder of measured tables.")
@@ -31,9 +34,12 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--device", default="auto", show_default=True, help="With --here: auto, cpu, cuda or npu.")
 @click.option("--worst", type=click.IntRange(0), default=20, show_default=True, help="Worst rows to list.")
-@click.option("--document", type=FILE, help="Write the accuracy page to this file, its plot beside it.")
+@click.option(
+    "--document", type=OutputFile(".md"), help="Write the accuracy page to this file, its plot beside it."
+)
+@timing_option
 def command(
-    results: Path | None,
+    results: str | None,
     json_out: Path | None,
     operators: Path | None,
     collectives: bool,
@@ -42,12 +48,18 @@ def command(
     device: str,
     worst: int,
     document: Path | None,
+    no_timing: bool,
 ) -> None:
     """Every published result: theirs, ours, the error, the source.
 
     On the shipped table the command fails when the recorded level of accuracy is lost.
     """
     from fullmesh.faces.cli import validate_report as shown
+
+    if document:
+        from fullmesh.files import check_writable
+
+        check_writable(document.with_suffix(".svg"), where="--document")
 
     if operators:
         shown.show_operators(operators, json_out)
@@ -56,7 +68,7 @@ def command(
         shown.show_collectives(tables, json_out)
         return
     if here:
-        shown.show_here(json_out, device)
+        shown.show_here(json_out, device, no_timing)
         return
     from fullmesh.evidence.results import read_results
     from fullmesh.validate.gate import checks
@@ -69,10 +81,11 @@ def command(
     if json_out:
         shown.write(json_out, report_record(report))
     if document:
+        from fullmesh.files import write_text
         from fullmesh.validate.document import accuracy_document, parity_plot
 
-        shown.write_text(document, accuracy_document(report))
-        shown.write_text(document.with_suffix(".svg"), parity_plot(report))
+        write_text(document, accuracy_document(report), where="--document")
+        write_text(document.with_suffix(".svg"), parity_plot(report), where="--document")
     if not (json_out and str(json_out) == "-"):
         shown.show_report(report, worst)
     if report.shipped:

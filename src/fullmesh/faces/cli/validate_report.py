@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from fullmesh.errors import ScenarioError
+from fullmesh.faces.cli.options import timing_apart
 from fullmesh.faces.cli.tables import show, table
 from fullmesh.files import write_json
 from fullmesh.units import duration, si_prefix
@@ -24,28 +24,7 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
     if str(path) == "-":
         click.echo(json.dumps(data, indent=1, ensure_ascii=False))
     else:
-        try:
-            write_json(path, data)
-        except OSError as error:
-            raise _unwritable(path, error) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> ScenarioError:
-    return ScenarioError(
-        f"cannot write the file: {error.strerror}",
-        where=str(path),
-        hint="name a file in a folder where you may write",
-    )
+        write_json(path, data, where="--json")
 
 
 def percent(value: float) -> str:
@@ -205,14 +184,14 @@ def show_collectives(folder: Path | None, json_out: Path | None) -> None:
     show(points)
 
 
-def show_here(json_out: Path | None, device: str) -> None:
+def show_here(json_out: Path | None, device: str, no_timing: bool = False) -> None:
     """Predictions for this machine, then the runs."""
     from fullmesh.here.comparison import validate_here
 
     report = validate_here(device, report=lambda text: click.echo(text, err=True))
     data = report.as_json()
     if json_out:
-        write(json_out, data)
+        write(json_out, timing_apart(data, leave_out=no_timing))
         if str(json_out) == "-":
             return
     columns = ("job", "shape", "processes", "predicted", "measured", "error", "by the wall clock")

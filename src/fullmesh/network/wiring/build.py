@@ -25,11 +25,13 @@ from fullmesh.network.wiring.clos import ClosPlan, wire_clos
 from fullmesh.network.wiring.dragonfly import DragonflyPlan, wire_dragonfly
 from fullmesh.network.wiring.graph import wire_graph
 from fullmesh.network.wiring.grid import GridPlan, wire_grid
-from fullmesh.network.wiring.links import Endpoints, LayerFacts, Wiring
+from fullmesh.network.wiring.links import Endpoints, LayerFacts, Wiring, check_size
 from fullmesh.network.wiring.topology import Topology, assemble
 
 # more than this is a slip of the pen: the wired graph of it would fill the memory
 MAX_DEVICES = 1_000_000
+# paths of a graph of any shape are found between all pairs
+MAX_WIRED_BY_HAND = 2_000
 
 
 def load_topology(name: str, num_devices: int | None = None, *, units: float | None = None) -> Topology:
@@ -88,6 +90,13 @@ def wire_fabric(fabric: FabricDescription, num_devices: int | None = None) -> To
 def wire_cables(found: CableList, num_devices: int | None = None, *, units: float | None = None) -> Topology:
     """Wire a fabric that is given link by link, which has one size."""
     n = len(found.devices)
+    if n + len(found.switch_tiers) > MAX_WIRED_BY_HAND:
+        raise TopologyError(
+            f"{n + len(found.switch_tiers):,} devices and switches wired one by one",
+            where=found.id,
+            expected=f"at most {MAX_WIRED_BY_HAND:,}",
+            hint="describe a regular fabric by tiers and wirings",
+        )
     if num_devices not in (None, n) or units not in (None, 1):
         raise TopologyError(
             f"{found.name} has {n} devices", where=found.id, hint="a fabric given link by link has one size"
@@ -113,6 +122,7 @@ def _endpoints(fabric: FabricDescription) -> Endpoints:
     kind = [np.zeros(total, np.int32)]
     node = [np.arange(total) // per_node]
     for i, endpoint in enumerate(fabric.endpoints, start=1):
+        check_size(f"endpoint {endpoint.name}", nodes * endpoint.per_node)
         kind.append(np.full(nodes * endpoint.per_node, i, np.int32))
         node.append(np.repeat(np.arange(nodes), endpoint.per_node))
     return Endpoints(

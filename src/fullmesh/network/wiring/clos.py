@@ -26,6 +26,7 @@ from fullmesh.network.wiring.links import (
     LongArray,
     Policy,
     Wiring,
+    check_size,
 )
 
 
@@ -340,6 +341,9 @@ class _Chips:
 
 def wire_clos(plan: ClosPlan, endpoints: Endpoints, *, first_link: int, first_switch: int) -> Wiring:
     """Wire a Clos layer whose links and switches are numbered from the given ones on."""
+    switches = plan.num_leaves * plan.num_spines
+    switches += -(-plan.num_leaves // plan.leaves_per_pod) * plan.num_spines * plan.num_cores
+    check_size(plan.facts.name, 2 * len(plan.plane_share) * (len(endpoints) + switches))
     layer = _layer(plan, endpoints, first_link)
     p, s, c, pods = layer.num_planes, layer.num_spines, layer.num_cores, layer.num_pods
     at_spine = first_switch + plan.num_leaves * p

@@ -20,6 +20,7 @@ from fullmesh.network.wiring.links import (
     LongArray,
     Policy,
     Wiring,
+    check_size,
 )
 
 
@@ -171,6 +172,8 @@ def wire_dragonfly(
         global_per_router=plan.global_per_router,
         num_groups=-(-num_devices // (plan.devices_per_router * plan.routers_per_group)),
     )
+    ends = plan.routers_per_group + plan.global_per_router
+    check_size(plan.facts.name, 2 * num_devices + layer.num_routers * ends)
     a, g, r, m = plan.routers_per_group, layer.num_groups, layer.num_routers, layer.parallel
     device = np.arange(num_devices, dtype=np.int64)
     router_of = first_switch + device // plan.devices_per_router

@@ -38,6 +38,12 @@ class Failure:
     health: float = 0.0
 
 
+_WHOLE, _DECIMAL = r"[0-9]{1,9}", r"[0-9]{0,9}\.?[0-9]{1,9}"
+_FAILURE = re.compile(
+    rf"([\w-]+)(?:=({_WHOLE})(%?)|=({_DECIMAL})%|@({_WHOLE}(?:,{_WHOLE})*))(?::({_DECIMAL}))?"
+)
+
+
 def parse_failure(text: str) -> Failure:
     """Read ``l2=1``, ``links=1%``, ``l2@0,16``, ``link=1:0.5`` (half its rate).
 
@@ -46,7 +52,7 @@ def parse_failure(text: str) -> Failure:
     TopologyError
         Text of another form.
     """
-    match = re.fullmatch(r"([\w-]+)(?:=(\d+)(%?)|=([\d.]+)%|@(\d+(?:,\d+)*))(?::([\d.]+))?", text.strip())
+    match = _FAILURE.fullmatch(text.strip())
     if match is None:
         raise TopologyError(
             f"cannot read the failure {text!r}",

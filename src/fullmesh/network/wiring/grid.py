@@ -22,6 +22,7 @@ from fullmesh.network.wiring.links import (
     LongArray,
     Policy,
     Wiring,
+    check_size,
 )
 
 
@@ -206,6 +207,7 @@ def wire_grid(plan: GridPlan, endpoints: Endpoints, *, first_link: int) -> Wirin
         wrap=plan.wrap,
         peer=np.zeros(0, np.int64),
     )
+    check_size(plan.facts.name, num_devices * sum(layer.ports(dim) for dim in range(len(sizes))))
     device = np.arange(num_devices, dtype=np.int64)
     src, dst, cap, kind, peer = [], [], [], [], []
     at = 0

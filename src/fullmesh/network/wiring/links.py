@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fullmesh.errors import TopologyError
 from fullmesh.machine.hardware import TierKind
 
 IntArray = NDArray[np.int32]
@@ -15,6 +16,8 @@ LongArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+# of one layer, one direction each; with the columns of all of them in memory this is about a gigabyte
+MAX_LINKS = 8_000_000
 PolicyName = Literal["static", "resplit", "ecmp"]
 
 # Whose symmetry group a column of segments belongs to; see `symmetry.all_to_all_classes`.
@@ -301,3 +304,19 @@ def mix(*values: NDArray[np.generic] | int) -> NDArray[np.uint64]:
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             out = z ^ (z >> np.uint64(31))
     return out
+
+
+def check_size(name: str, num_links: int) -> None:
+    """Refuse a wiring that would fill the memory, before it is made.
+
+    Raises
+    ------
+    TopologyError
+        More than ``MAX_LINKS`` links, one direction each.
+    """
+    if num_links > MAX_LINKS:
+        raise TopologyError(
+            f"{name} would have {num_links:,} links or ends of links",
+            expected=f"at most {MAX_LINKS:,}",
+            hint="fewer devices, planes, spines or ports",
+        )

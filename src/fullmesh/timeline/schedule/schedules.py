@@ -16,6 +16,8 @@ from fullmesh.timeline.schedule import tasks as b
 from fullmesh.timeline.schedule.graph import TaskGraph
 
 Ints = npt.NDArray[np.int32]
+# Upper bound of the tasks of one graph, of which about a third are real: that many take a gigabyte.
+MOST_TASKS = 24_000_000
 OP_LETTERS = {"F": orders.FORWARD, "B": orders.BACKWARD, "I": orders.INPUT, "W": orders.WEIGHT}
 _CELL = re.compile(r"([FBIW])(\d+)(?:\.(\d+))?")
 _PAIR = re.compile(r"(F\d+(?:\.\d+)?)&(B\d+(?:\.\d+)?)")
@@ -97,6 +99,22 @@ def placement(costs: PipelineCosts) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     return chunk_of.astype(np.int64), np.stack([rank_of, rank_of])
 
 
+def check_tasks(num_tasks: int, most: int = MOST_TASKS) -> None:
+    """Refuse a step that would fill the memory, before it is built.
+
+    Raises
+    ------
+    PlanError
+        More tasks than ``most``.
+    """
+    if num_tasks > most:
+        raise PlanError(
+            f"a step of {num_tasks:,} tasks or more is too long to replay",
+            expected=f"at most {most:,} tasks",
+            hint="a smaller global batch, larger micro-batches or fewer rows (without --every-rank or --jitter)",
+        )
+
+
 def build_graph(costs: PipelineCosts) -> TaskGraph:
     """All tasks of one step of one pipeline, each rank standing for ``ranks_per_stage`` devices.
 
@@ -106,6 +124,7 @@ def build_graph(costs: PipelineCosts) -> TaskGraph:
         A schedule (a user's table, above all) whose operations wait for each other in a circle, or that leaves
         some out.
     """
+    check_tasks(2 * costs.num_microbatches * costs.num_chunks)
     order = schedule_order(costs)
     chunk_of, rank_of = placement(costs)
     seconds = _durations(costs)
@@ -126,10 +145,7 @@ def build_graph(costs: PipelineCosts) -> TaskGraph:
     lanes = int(hidden) + int(seconds[:, [b.D_EPF, b.D_EPB]].any())
     bound = int(b.upper_bound(order, most * (2 if fsdp else 1), 2 * lanes, chunk_of.shape[1]))
     bound += chunk_of.size * 2 * costs.grad_buckets
-    if bound >= 2**31:
-        raise PlanError(
-            f"a step of {bound:,} tasks is more than one graph can hold", expected="fewer than 2**31"
-        )
+    check_tasks(bound)
     layout = b.layout_of(order, chunk_of, rank_of, seconds, costs.column("optimizer_s"), flags)
     progress, columns = b.fresh_progress(layout), b.fresh_columns(bound)
     num_ops = int(np.count_nonzero(order[0] >= 0))

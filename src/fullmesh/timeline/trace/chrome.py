@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fullmesh.errors import ScenarioError
+from fullmesh.files import write_bytes
 from fullmesh.timeline.analysis import GROUP, critical_path
 from fullmesh.timeline.costs import LANES, PipelineCosts
 from fullmesh.timeline.engine.engines import Network, Timeline
@@ -27,6 +26,7 @@ Event = dict[str, object]
 
 # More rows than this make a trace that no viewer opens in comfort; the most interesting ones are shown then.
 MOST_ROWS = 64
+MOST_SLICES = 200_000
 MOST_LINKS = 32
 # Process numbers: viewers take a thread of its process's number for the main thread, so these stay clear of streams.
 STEP_PID, LINK_PID, RANK_PID = 100, 101, 1000
@@ -97,6 +97,13 @@ def trace_events(
     tasks = np.flatnonzero(
         visible[graph.rank] & (graph.kind != b.K_JOIN) & (timeline.end_s > timeline.start_s)
     )
+    if len(tasks) > MOST_SLICES:
+        raise ScenarioError(
+            f"a trace of {len(tasks):,} tasks is more than a viewer opens",
+            where="--trace",
+            expected=f"at most {MOST_SLICES:,}",
+            hint="a smaller global batch or larger micro-batches",
+        )
     for i in tasks.tolist():
         events += _slices(timeline, costs, i)
     events += _flows(timeline, visible)
@@ -341,25 +348,16 @@ def write_json(path: Path | str, document: dict[str, object]) -> None:
     """Write a document whole or not at all; compressed where the name ends in ``.gz``.
 
     The same document gives the same bytes.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
     """
-    target = Path(path)
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    if target.suffix == ".gz":
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
+    if str(path).lower().endswith(".gz"):
         text = gzip.compress(text, compresslevel=6, mtime=0)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent or Path("."), prefix=f".{target.name}.")
-    except OSError as error:
-        raise ScenarioError(
-            f"cannot write {target}: {error.strerror}", where="--trace", hint="name a folder that exists"
-        ) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_bytes(path, text, where="--trace")
 
 
 def write_trace(
