@@ -65,14 +65,12 @@ def _scramble(x):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-def _table(n: int) -> Table:
-    """An empty table for ``n`` colours."""
-    return Table(np.full(1 << max(6, (2 * n - 1).bit_length()), -1, np.int32), np.empty(max(n, 1), np.int32))
-
-
 @kernel
 def _label(colours: ColourArray, table: Table, labels: IntArray) -> int:
-    """Number colours in order of appearance; writes ``labels`` and ``table.owner``, returns how many there are."""
+    """Number colours in order of appearance; writes ``labels`` and ``table.owner``.
+
+    Returns how many there are, or -1 if they would fill more than half of the table.
+    """
     mask = np.uint64(len(table.slots) - 1)
     found = 0
     for i in range(len(colours)):
@@ -80,6 +78,8 @@ def _label(colours: ColourArray, table: Table, labels: IntArray) -> int:
         while table.slots[h] >= 0 and colours[table.owner[table.slots[h]]] != colours[i]:
             h = (h + 1) & np.int64(mask)
         if table.slots[h] < 0:
+            if 2 * found >= len(table.slots):
+                return -1
             table.slots[h] = found
             table.owner[found] = i
             found += 1
@@ -99,8 +99,11 @@ def label(colours: ColourArray) -> tuple[IntArray, IntArray]:
     tuple of int32 arrays
         The label of each, shape (n,), and the place where each label first occurs, shape (labels,).
     """
-    labels, table = np.empty(len(colours), np.int32), _table(len(colours))
-    found = _label(colours, table, labels)
+    labels, found, size = np.empty(len(colours), np.int32), -1, 256
+    while found < 0:  # most often there are few colours, and a small table is quicker to search
+        size *= 16
+        table = Table(np.full(size, -1, np.int32), np.empty(size // 2 + 1, np.int32))
+        found = _label(colours, table, labels)
     return labels, table.owner[:found].copy()
 
 
@@ -193,6 +196,29 @@ def _find_tightest(
             tightest[group[i]] = ln
 
 
+class Rows(NamedTuple):
+    """Compressed rows: ``ptr`` int64, shape (segments + 1,); ``link`` int32 and ``weight`` float64, shape (entries,)."""
+
+    ptr: LongArray
+    link: IntArray
+    weight: FloatArray
+
+
+@kernel
+def _compress(rows: Rows, number: IntArray, first: FloatArray, out: Rows) -> int:
+    """Write the rows over the links that have a ``number`` (int32, shape (links,), else -1); returns their entries."""
+    at = 0
+    for s in range(len(rows.ptr) - 1):
+        for e in range(rows.ptr[s], rows.ptr[s + 1]):
+            ln = rows.link[e]
+            if number[ln] >= 0:
+                out.link[at] = number[ln]
+                out.weight[at] = rows.weight[e] / first[ln]
+                at += 1
+        out.ptr[s + 1] = at
+    return at
+
+
 def merge_links(
     ptr: LongArray, link: IntArray, weight: FloatArray, capacity: FloatArray
 ) -> tuple[LongArray, IntArray, FloatArray, FloatArray]:
@@ -219,6 +245,6 @@ def merge_links(
     _find_tightest(group, used, capacity, first, tightest)
     number = np.full(len(capacity), -1, np.int32)
     number[tightest] = np.arange(len(owner), dtype=np.int32)
-    kept = np.flatnonzero(number[link] >= 0)
-    starts = np.searchsorted(kept, ptr)
-    return starts, number[link[kept]], weight[kept] / first[link[kept]], capacity[tightest] / first[tightest]
+    new_ptr, new_link, new_weight = np.zeros_like(ptr), np.empty_like(link), np.empty_like(weight)
+    size = _compress(Rows(ptr, link, weight), number, first, Rows(new_ptr, new_link, new_weight))
+    return new_ptr, new_link[:size].copy(), new_weight[:size].copy(), capacity[tightest] / first[tightest]

@@ -76,6 +76,8 @@ class Links(NamedTuple):
         Sum of weights, and number of entries, of flows whose rate is being worked out.
     level : float64, shape (links,)
         Bytes per second of the flows that the link limits; of no meaning while it limits none.
+    fastest : float64, shape (links,)
+        Bytes per second that no settled flow of the link exceeds; may be more than the fastest of them.
     num_limited : int64, shape (links,)
         Flows whose rate this link sets: it is full, and none of its flows is faster.
     """
@@ -84,6 +86,7 @@ class Links(NamedTuple):
     open_weight: FloatArray
     num_open: FloatArray
     level: FloatArray
+    fastest: FloatArray
     num_limited: LongArray
 
 
@@ -176,6 +179,7 @@ def fresh_state(paths: Paths, crossing: Crossing) -> State:
             open_weight=np.zeros(num_links),
             num_open=np.zeros(num_links),
             level=np.zeros(num_links),
+            fastest=np.zeros(num_links),
             num_limited=np.zeros(num_links, np.int64),
         ),
         Flows(

@@ -144,16 +144,22 @@ def _open_more(state, ln, above):  # type: ignore[no-untyped-def]
     A flow is opened once in a solve at most, so that rounding cannot make two links take turns for ever. Returns how
     many were opened.
     """
-    crossing, flows = state.crossing, state.flows
-    before = state.solve.num[OPENED]
+    crossing, flows, links = state.crossing, state.flows, state.links
+    before, fastest = state.solve.num[OPENED], 0.0
+    if above >= 0.0 and links.fastest[ln] <= above:
+        return np.int64(0)
     for e in range(crossing.link_ptr[ln], crossing.link_ptr[ln + 1]):
         s = crossing.link_seg[e]
         for j in range(crossing.flow_ptr[s], crossing.flow_ptr[s] + crossing.num_flows[s]):
             f = np.int64(crossing.flow[j])
             wanted = flows.rate[f] > above if above >= 0.0 else flows.limit[f] == ln
             if wanted and flows.limit[f] >= 0:
-                state.links.num_limited[flows.limit[f]] -= 1
+                links.num_limited[flows.limit[f]] -= 1
                 open_flow(state, f, flows.rate[f])
+            elif above >= 0.0:
+                fastest = max(fastest, flows.rate[f])
+    if above >= 0.0:
+        links.fastest[ln] = fastest
     return state.solve.num[OPENED] - before
 
 
@@ -185,6 +191,7 @@ def _close(state, ln, share):  # type: ignore[no-untyped-def]
         for e in range(paths.ptr[s2], paths.ptr[s2 + 1]):
             other = paths.link[e]
             links.left[other] -= paths.weight[e] * d * share
+            links.fastest[other] = max(links.fastest[other], share)
             links.num_open[other] -= d
             if links.num_open[other] < 0.5:
                 links.num_open[other] = 0.0

@@ -175,7 +175,7 @@ def drop_slack(problem: Problem) -> Problem:
 def max_min_rates(problem: Problem) -> FloatArray:
     """Max-min fair rate of each flow in bytes per second, shape (flows,); infinite for a flow without links."""
     paths = paths_of(problem)
-    rate = np.full(len(problem.seg), np.inf)
+    rate = np.empty(len(problem.seg))
     entries = (
         len(problem.seg) * problem.seg.shape[1] * max(1, len(problem.link) // max(1, len(problem.ptr) - 1))
     )
@@ -187,7 +187,7 @@ def max_min_rates(problem: Problem) -> FloatArray:
 
     if entries > FEW_ENTRIES:
         scratch = waterfill.fresh_pass(paths)
-        active = np.flatnonzero((problem.seg >= 0).any(axis=1)).astype(np.int32)
+        active = np.empty(len(problem.seg), np.int32)
         active = active[: waterfill.settle_alike(paths, scratch, active, rate)]
         left = scratch.left
         if not len(active):
@@ -207,6 +207,7 @@ def _settle_few(paths: Paths, rate: FloatArray) -> tuple[IntArray, FloatArray]:
     tuple of arrays
         Flows that are left after `MOST_PASSES`, int32, and bytes per second that links have left, shape (links,).
     """
+    rate[:] = np.inf
     flow, column = np.nonzero(paths.seg >= 0)
     segment = paths.seg[flow, column]
     length = np.diff(paths.ptr)[segment]

@@ -160,22 +160,28 @@ def settle_alike(paths: Paths, scratch: Pass, active: IntArray, rate: FloatArray
     paths : Paths
     scratch : Pass
         As `fresh_pass` gives it; its ``left`` is what the settled flows leave.
-    active : int32, shape (some,)
-        Flows to settle. Those that were not, as passes had become slow, stand first on return.
+    active : int32, shape (flows,)
+        Receives the flows that were not settled, as passes had become slow.
     rate : float64, shape (flows,)
-        Receives the rates of the settled flows.
+        Receives the rates of the settled flows; infinite for those without links.
 
     Returns
     -------
     int
         How many of ``active`` are left.
     """
-    for f in active:
+    num_active, passes = 0, 0
+    for f in range(len(rate)):
+        rate[f] = np.inf
+        used = False
         for c in range(paths.seg.shape[1]):
             s = paths.seg[f, c]
             if s >= 0:
                 scratch.num_open[s] += paths.mult[f, c] if paths.mult.size > 0 else 1.0
-    num_active, passes = len(active), 0
+                used = True
+        if used:
+            active[num_active] = f
+            num_active += 1
     while num_active > 0:
         _set_shares(paths, scratch)
         _set_rates(paths, scratch, active, num_active, rate)
