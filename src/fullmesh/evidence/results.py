@@ -291,7 +291,9 @@ def _head_dim(text: str) -> tuple[int | None, tuple[int, int, int] | None]:
 
 def _shared(text: str, note: str) -> tuple[int | None, int | None]:
     """Number of shared experts and their width together."""
-    width = re.search(rf"shared ffn ({_DIGITS})(?![0-9])", text) or re.search(rf"shared ffn ({_DIGITS})(?![0-9])", note)
+    width = re.search(rf"shared ffn ({_DIGITS})(?![0-9])", text) or re.search(
+        rf"shared ffn ({_DIGITS})(?![0-9])", note
+    )
     if re.fullmatch(_DIGITS, text):
         return int(text), int(width.group(1)) if width else None
     if text and not width:

@@ -349,4 +349,6 @@ def _as_catalog_error(error: pydantic.ValidationError, lines: SourceLines) -> Ca
             expected="one of " + ", ".join(WIRING_KINDS),
             hint=did_you_mean(str(kind), list(WIRING_KINDS)) if kind else "",
         )
-    return CatalogError(f"{shown(first['input'])} is not allowed{more}", where=where, expected=str(first["msg"]))
+    return CatalogError(
+        f"{shown(first['input'])} is not allowed{more}", where=where, expected=str(first["msg"])
+    )

@@ -202,7 +202,9 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     if kind is str:
         return text_value(value, where=where, empty=True, expected="a string")
     if isinstance(value, str):  # a number in quotes is a text
-        raise ScenarioError(f"{shown(value)} is not allowed", where=where, expected="a whole number", hint=_HINT)
+        raise ScenarioError(
+            f"{shown(value)} is not allowed", where=where, expected="a whole number", hint=_HINT
+        )
     return whole(value, where=where, most=LARGEST, hint=_HINT)
 
 

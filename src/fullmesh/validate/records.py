@@ -6,6 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
+from fullmesh.validate.decisions import Decision, Decisions
 from fullmesh.validate.score import Errors, Report
 
 
@@ -42,3 +45,32 @@ def report_record(report: Report) -> dict[str, Any]:
     }
     cleaned: dict[str, Any] = _clean(out)
     return cleaned
+
+
+def decisions_record(found: Decisions) -> dict[str, Any]:
+    """``settings`` with one record a published setting, ``groups`` with quantiles of their ratios, and the pairs."""
+    groups: dict[str, list[Decision]] = {"all": list(found.settings)}
+    for d in found.settings:
+        groups.setdefault(d.kind, []).append(d)
+        groups.setdefault(f"{d.family} {d.kind}", []).append(d)
+    lines = []
+    for name, members in sorted(groups.items(), key=lambda item: (item[0] != "all", item[0])):
+        ratios, beyond = [d.ratio for d in members], [d.exploratory_ratio for d in members]
+        lines.append(
+            {
+                "group": name,
+                "settings": len(members),
+                "median": float(np.quantile(ratios, 0.5)) if members else math.nan,
+                "p90": float(np.quantile(ratios, 0.9)) if members else math.nan,
+                "exploratory_median": float(np.quantile(beyond, 0.5)) if members else math.nan,
+                "exploratory_p90": float(np.quantile(beyond, 0.9)) if members else math.nan,
+            }
+        )
+    return {
+        "groups": lines,
+        "pairs": found.pairs,
+        "ordered": found.ordered,
+        "ordered_share": found.ordered / found.pairs if found.pairs else math.nan,
+        "refused": found.refused,
+        "settings": [dataclasses.asdict(d) | {"ratio": d.ratio} for d in found.settings],
+    }

@@ -102,7 +102,9 @@ def number(
 
 def count(row: dict[str, str], key: str, where: str) -> int:
     """A number of devices or nodes."""
-    return values.whole(row[key], where=f"{where}, column {key}", least=1, most=MAX_DEVICES, error=ResultsError)
+    return values.whole(
+        row[key], where=f"{where}, column {key}", least=1, most=MAX_DEVICES, error=ResultsError
+    )
 
 
 def _bus_factor(kind: str, ranks: float) -> float:

@@ -33,6 +33,9 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Calibrate this machine, predict small training steps, then run them (PyTorch).",
 )
 @click.option("--device", default="auto", show_default=True, help="With --here: auto, cpu, cuda or npu.")
+@click.option(
+    "--decisions", is_flag=True, help="Search every published setting; best published step over best found."
+)
 @click.option("--worst", type=click.IntRange(0), default=20, show_default=True, help="Worst rows to list.")
 @click.option(
     "--document", type=OutputFile(".md"), help="Write the accuracy page to this file, its plot beside it."
@@ -46,6 +49,7 @@ def command(
     tables: Path | None,
     here: bool,
     device: str,
+    decisions: bool,
     worst: int,
     document: Path | None,
     no_timing: bool,
@@ -77,7 +81,13 @@ def command(
 
     if document and results:
         raise click.UsageError("--document is about the shipped table; leave --results out")
-    report = score(read_results(results) if results else None)
+    rows = read_results(results) if results else None
+    report = score(rows)
+    if decisions:
+        from fullmesh.validate.decisions import decide
+
+        shown.show_decisions(decide(report, rows, shown.counted("settings")), json_out, worst)
+        return
     if json_out:
         shown.write(json_out, report_record(report))
     if document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from fullmesh.faces.cli.options import timing_apart
 from fullmesh.faces.cli.tables import show, table
 from fullmesh.files import write_json
 from fullmesh.units import duration, si_prefix
+from fullmesh.validate.decisions import Decisions
 from fullmesh.validate.gate import Check
+from fullmesh.validate.records import decisions_record
 from fullmesh.validate.score import Errors, Report, RowScore
 
 
@@ -25,6 +27,49 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
         click.echo(json.dumps(data, indent=1, ensure_ascii=False))
     else:
         write_json(path, data, where="--json")
+
+
+def counted(what: str) -> Callable[[int, int], None]:
+    """Progress on standard error of a terminal, every tenth of the way."""
+
+    def tell(done: int, total: int) -> None:
+        if done % max(total // 10, 1) == 0:
+            click.echo(f"{done} of {total} {what}", err=True)
+
+    return tell
+
+
+def show_decisions(found: Decisions, json_out: Path | None, worst: int) -> None:
+    """What a search promises against the best that was published, and the order of published plans."""
+    record = decisions_record(found)
+    if json_out:
+        write(json_out, record)
+        if str(json_out) == "-":
+            return
+    t = table(
+        "best published step over the best plan's", "settings of", "settings>", "median>", "90th percentile>",
+        "fastest predicted, median>", "90th percentile>",
+    )  # fmt: skip
+    for group in record["groups"]:
+        figures = (group[k] for k in ("median", "p90", "exploratory_median", "exploratory_p90"))
+        t.add_row(group["group"], f"{group['settings']:,}", *(f"{v:.2f}" for v in figures))
+    show(t)
+    show(
+        f"Pairs of published plans of one setting that differ by more than 5 %: {found.pairs:,}, ordered rightly "
+        f"{percent(record['ordered_share'])}. Settings without a plan that fits: {found.refused:,}."
+    )
+    if not worst:
+        return
+    t = table(
+        f"the {worst} most doubtful promises", "machine", "model", "published", "best plan", "ratio>", "plan published",
+        "plan found",
+    )  # fmt: skip
+    for d in sorted(found.settings, key=lambda d: -d.ratio)[:worst]:
+        t.add_row(
+            f"{d.machine} x{d.num_devices}", f"{d.model} {d.precision}", duration(d.published_s), duration(d.best_s),
+            f"{d.ratio:.2f}", d.published_plan, d.best_plan,
+        )  # fmt: skip
+    show(t)
 
 
 def percent(value: float) -> str:
