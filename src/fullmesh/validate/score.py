@@ -62,11 +62,14 @@ class RowScore:
     assumptions: tuple[str, ...]
 
     def error(self, column: str = "predicted_step_s") -> float:
-        """Relative error of a predicted column against the published step time; NaN where either is missing."""
+        """Relative error of a predicted column against what was published of it; NaN where either is missing."""
         value = getattr(self, column)
-        if value is None or self.published_step_s is None:
+        published = (
+            self.published_memory_bytes if column == "predicted_memory_bytes" else self.published_step_s
+        )
+        if value is None or published is None:
             return float("nan")
-        return float(value / self.published_step_s - 1.0)
+        return float(value / published - 1.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,22 +345,17 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
     with_memory = [
         r for r in rows if r.published_memory_bytes and r.predicted_memory_bytes and r.tier in ("A", "B")
     ]
-    memory = []
-    for publisher in sorted({r.publisher for r in with_memory}):
-        signed = np.array(
-            [
-                (r.predicted_memory_bytes or 0) / (r.published_memory_bytes or 1) - 1
-                for r in with_memory
-                if r.publisher == publisher
-            ]
-        )
-        memory.append(errors_of(publisher, signed))
+    memory = _by(
+        [r for r in with_memory if r.phase == "pretrain"], lambda r: r.publisher, "predicted_memory_bytes"
+    )
+    tuned = [r for r in with_memory if r.phase != "pretrain"]
+    beside = _by(tuned, lambda r: f"{r.publisher}, {r.phase} (never fitted)", "predicted_memory_bytes")
     return Report(
         rows=rows,
         coverage=coverage,
         headline=tuple(lines),
         groups=groups,
-        memory=tuple(memory),
+        memory=(*memory, *beside),
         memory_median=float(np.mean([m.median for m in memory])) if memory else float("nan"),
         interval_coverage=held_out_coverage() if shipped else _interval_coverage(scored),
         alternatives=(),

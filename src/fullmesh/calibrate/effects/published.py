@@ -166,7 +166,7 @@ def _best_mfu(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_])
 def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
     allocated = np.array([(c.row.mem_allocated_gib or np.nan) * GIB for c in table.cases])
     reserved = np.array([(c.row.mem_reserved_gib or np.nan) * GIB for c in table.cases])
-    usable = np.array([c.row.tier in ("A", "B") for c in table.cases])
+    usable = np.array([is_headline(c.row) for c in table.cases])
     return fit_memory(table, allocated, reserved, usable)
 
 
