@@ -225,7 +225,7 @@ def estimate(model: ModelSpec, machine: Machine, plan: Plan) -> Estimate | Infea
     result = evaluate(model, machine, plans, distinct=False)
     if not result.fits[0]:
         return Infeasible(model=model, machine=machine, plan=plan, limit=memory_limit(result, 0))
-    return estimate_of(result, 0)
+    return estimates_of(result)[0]
 
 
 def memory_limit(result: Evaluation, i: int) -> Limit:
@@ -268,26 +268,33 @@ def memory_limit(result: Evaluation, i: int) -> Limit:
     )
 
 
-def log_variances(model: ModelSpec, machine: Machine, plans: Plans) -> Floats | None:
-    """Variance of the logarithm of each plan's step time that the fitted effects leave; None without a fit."""
+def log_variances(result: Evaluation) -> Floats:
+    """Variance of the logarithm of each plan's step time; infinite without a fit.
+
+    What the fitted effects leave, and more for pairs of attributes that no published result has.
+    """
+    model, machine, plans = result.model, result.machine, result.plans
     uncertainty = load_uncertainty()
     if uncertainty is None:
-        return None
+        return np.full(len(plans), math.inf)
     settings, index = settings_of(model, machine, plans)
-    stages = stage_table(model, machine, plans)
-    return log_step_variance(stages, plans, settings, index, load_effects(), uncertainty)
+    left = log_step_variance(result.stages, plans, settings, index, load_effects(), uncertainty)
+    out: Floats = left + DEVIATION_PER_PAIR**2 * num_missing(model, machine, plans).astype(np.float64)
+    return out
 
 
-def estimate_of(result: Evaluation, i: int) -> Estimate:
-    """Plan ``i`` of an evaluation as an object."""
+def estimates_of(result: Evaluation) -> tuple[Estimate, ...]:
+    """All plans of an evaluation as objects."""
+    variances = log_variances(result)
+    return tuple(_estimate_of(result, i, float(variances[i])) for i in range(len(result.plans)))
+
+
+def _estimate_of(result: Evaluation, i: int, variance: float) -> Estimate:
     plan = result.plans.plan(i)
     model, machine = result.model, result.machine
     t = result.times
     step = float(t.step_s[i])
     caveats = caveats_of(machine, plan.stack)
-    variances = log_variances(model, machine, Plans.of([plan]))
-    variance = math.inf if variances is None else float(variances[0])
-    variance += DEVIATION_PER_PAIR**2 * float(num_missing(model, machine, Plans.of([plan]))[0])
     tokens = float(plan.gbs * plan.seq)
     recipe = RECIPES[plan.precision]
     peak = machine.chip.matrix_flop_per_s[recipe.linear]
@@ -393,7 +400,7 @@ __all__ = [
     "Infeasible",
     "StageEstimate",
     "estimate",
-    "estimate_of",
+    "estimates_of",
     "evaluate",
     "is_close",
     "machine_power_w",

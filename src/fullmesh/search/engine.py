@@ -17,7 +17,7 @@ from fullmesh.outcomes.estimate import (
     Estimate,
     Evaluation,
     Infeasible,
-    estimate,
+    estimates_of,
     evaluate,
     log_variances,
     memory_limit,
@@ -386,7 +386,8 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
     def full(index: npt.NDArray[np.intp] | list[int]) -> tuple[Estimate, ...]:
-        return tuple(_estimates(q.model, q.machine, plans, np.array(index, dtype=np.intp)))
+        chosen = plans.take(np.array(index, dtype=np.intp))
+        return estimates_of(evaluate(q.model, q.machine, chosen, distinct=False)) if len(chosen) else ()
 
     def first(rows: Iterable[int]) -> Estimate | None:
         i = next(iter(rows), None)
@@ -425,10 +426,9 @@ def _surest_first(
     order = feasible[np.argsort(far, kind="stable")]
     leaders = _first_of_each(_layout(plans, order), order)
     chosen = leaders[:WEIGHED]
-    variance = log_variances(q.model, q.machine, plans.take(chosen))
-    if variance is None:
+    variance = log_variances(evaluate(q.model, q.machine, plans.take(chosen)))
+    if not np.isfinite(variance).all():
         return leaders
-    variance = variance + DEVIATION_PER_PAIR**2 * missing[chosen]
     far = np.log(cost[chosen]) + far_deviations() * np.sqrt(variance)
     return np.concatenate([chosen[np.argsort(far, kind="stable")], leaders[WEIGHED:]])
 
@@ -516,18 +516,6 @@ def _pareto(step: Floats, memory: Floats, feasible: npt.NDArray[np.intp]) -> npt
             kept.append(int(i))
             lowest = float(memory[i])
     return np.array(kept[:12], dtype=np.intp)
-
-
-def _estimates(
-    model: ModelSpec, machine: Machine, plans: Plans, index: npt.NDArray[np.intp]
-) -> list[Estimate]:
-    """Chosen plans in full, stage by stage."""
-    out = []
-    for i in index:
-        full = estimate(model, machine, plans.plan(int(i)))
-        assert isinstance(full, Estimate), "a plan that was priced as fitting must stay feasible"
-        out.append(full)
-    return out
 
 
 def _closest(q: Question, evaluations: list[Evaluation]) -> Infeasible:
