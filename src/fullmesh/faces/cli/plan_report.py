@@ -95,7 +95,7 @@ def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, l
 def _heading(key: str, best: Estimate, lang: Language) -> str:
     """A column's label; that of the memory says how much there is."""
     text = label(key, lang)
-    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes).replace(' ', chr(160))})"
+    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes)})"
 
 
 def _rejected_table(r: SearchResult, lang: Language) -> Table:
