@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -123,3 +124,13 @@ def test_a_mistake_is_one_clear_message_and_exit_code_2(
     assert message in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_show_knows_models_too(command_line: Callable[..., tuple[int, str, str]]) -> None:
+    assert command_line("catalog", "show", "deepseek-v3") == command_line("catalog", "model", "deepseek-v3")
+    code, out, _ = command_line("catalog", "show", "deepseek-v3", "--json")
+    assert code == 0
+    assert json.loads(out)["parameters"] == pytest.approx(671e9, rel=0.01)
+    code, _, err = command_line("catalog", "show", "deepseek-v33")
+    assert code == 2
+    assert "deepseek-v33" in err

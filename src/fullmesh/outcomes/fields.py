@@ -14,7 +14,6 @@ from fullmesh.output.fields import Field, columns, figure, record
 from fullmesh.plan import Plan
 from fullmesh.plan.feasible import Limit
 from fullmesh.units import si_prefix
-from fullmesh.workload import ModelSpec
 
 MFU_DEFINITION = (
     "causal model FLOPs without recompute over the dense peak of the devices used, in the plan's precision"
@@ -206,11 +205,6 @@ def fixed_share_note(e: Estimate) -> str:
         "loading, logging, synchronisation), a time fitted on steps of many seconds; a short step may do with less, so "
         "take the figure as an upper one, or raise the global batch"
     )
-
-
-def model_notes(model: ModelSpec) -> list[str]:
-    """What was left out of a model's configuration or not understood, one line each."""
-    return [f"{model.name}: {note}." for note in getattr(model, "notes", ())]
 
 
 def limit_text(e: Infeasible) -> str:

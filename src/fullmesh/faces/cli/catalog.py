@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fullmesh.catalog.facts import COLUMNS, Fact
+from fullmesh.errors import CatalogError
 from fullmesh.faces.cli.catalog_models import model, models
 from fullmesh.faces.cli.tables import show as show_tables
 from fullmesh.faces.cli.tables import table
@@ -114,18 +115,28 @@ def command(
 
 
 @command.command(
-    help="Print one machine, chip or item: each figure with unit, basis, kind, source and alternatives."
+    help="""Print one machine, chip or item: each figure with unit, basis, kind, source and alternatives. The name of a
+    model prints that model, as `fullmesh catalog model` does."""
 )
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON (SI units, named in the keys).")
 @click.option(
     "--csv", "as_csv", is_flag=True, help="Write the fact rows as CSV, in the form of the fact files."
 )
-def show(name: str, as_json: bool, as_csv: bool) -> None:
+@click.pass_context
+def show(ctx: click.Context, name: str, as_json: bool, as_csv: bool) -> None:
     """Print everything under one name."""
+    from fullmesh.workload.readers import shipped
+
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    description = describe(name)
+    try:
+        description = describe(name)
+    except CatalogError:
+        if as_csv or shipped.find(name) is None:
+            raise
+        ctx.invoke(model, name=name, ops=False, csv_file=None, as_json=as_json)
+        return
     if as_json:
         _write_json(description_record(description))
     elif as_csv:

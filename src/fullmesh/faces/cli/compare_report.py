@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fullmesh.faces.cli.tables import OFFLOAD_NOTE, percent, seconds, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate
-from fullmesh.outcomes.fields import fixed_share_note, model_notes
+from fullmesh.outcomes.fields import fixed_share_note
 from fullmesh.outcomes.waterfall import waterfall
 from fullmesh.output import formats
 from fullmesh.output.fields import cells, shown
@@ -34,7 +34,7 @@ def report(c: Comparison, lang: Language) -> list[Table | str]:
         f"{c.model.name}: {formats.parameters(c.parameters)} parameters{active}. "
         f"{title('batch', lang)} {batch} on every machine ({c.batch_note})."
     )
-    out: list[Table | str] = [head, *model_notes(c.model), "", _main_table(c, lang)]
+    out: list[Table | str] = [head, "", _main_table(c, lang)]
     if any(column.best for column in c.columns):
         out.append(_waterfall_table(c.columns, lang))
     if c.ratios:

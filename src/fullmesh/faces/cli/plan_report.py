@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fullmesh.faces.cli.tables import OFFLOAD_NOTE, gigabytes, percent, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate
-from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text, model_notes
+from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text
 from fullmesh.output import formats
 from fullmesh.output.fields import cells, shown
 from fullmesh.search import SearchResult
@@ -28,7 +28,6 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
         f"{r.seq:,} tokens, {formats.precision(r.precision)}, {r.software.label}; {r.num_enumerated:,} plans "
         f"enumerated, {r.num_fitting:,} fit.",
     ]
-    out += model_notes(r.model)
     if r.substituted:
         out.append(r.substituted + ".")
     out.append("")
@@ -95,7 +94,7 @@ def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, l
 def _heading(key: str, best: Estimate, lang: Language) -> str:
     """A column's label; that of the memory says how much there is."""
     text = label(key, lang)
-    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes).replace(' ', chr(160))})"
+    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes)})"
 
 
 def _rejected_table(r: SearchResult, lang: Language) -> Table:

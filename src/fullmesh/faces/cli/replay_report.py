@@ -25,12 +25,17 @@ _MOST_WAITS = 8
 
 
 def replay_report(
-    r: Replayed, operators: Sequence[OperatorDifference], changes: Sequence[Change], lang: Language
+    r: Replayed,
+    operators: Sequence[OperatorDifference],
+    changes: Sequence[Change],
+    lang: Language,
+    *,
+    timing: bool = True,
 ) -> list[Table | str]:
     """Tables of the replay, of a profile laid under it and of the difference to another run."""
     if r.simulation is None:
         return [f"{label('replay', lang)}: {label('cannot_run', lang)} ({r.reason})."]
-    out: list[Table | str] = [_summary(r, r.simulation, lang), _kinds(r, r.simulation, lang)]
+    out: list[Table | str] = [_summary(r, r.simulation, lang, timing=timing), _kinds(r, r.simulation, lang)]
     if r.undisturbed_step_s != r.simulation.step_s:
         out.append(_waits(r.simulation, lang))
     if operators:
@@ -75,7 +80,7 @@ def name_of(kind: str, lang: Language) -> str:
     return label(key, lang) if key in load_glossary() else kind
 
 
-def _summary(r: Replayed, run: Simulation, lang: Language) -> Table:
+def _summary(r: Replayed, run: Simulation, lang: Language, *, timing: bool) -> Table:
     out = table(label("replay", lang), "", "", leading=1)
     out.show_header = False
     memory = run.memory
@@ -89,8 +94,9 @@ def _summary(r: Replayed, run: Simulation, lang: Language) -> Table:
         "bubble_fraction": percent(run.activity.bubble_fraction),
         "memory_peak": f"{gigabytes(memory.peak_bytes[peak])}, rank {int(run.unfolded.device(peak))}, "
         f"{label('at_time', lang)} {seconds(memory.peak_s[peak])}",
-        "engine": f"{run.timeline.engine}, {len(run.timeline.graph) - 1:,} {label('tasks', lang)}, "
-        f"{seconds(run.engine_s)}" + ("" if run.unfolded.exact else f"; {label('bounded', lang)}"),
+        "engine": f"{run.timeline.engine}, {len(run.timeline.graph) - 1:,} {label('tasks', lang)}"
+        + (f", {seconds(run.engine_s)}" if timing else "")
+        + ("" if run.unfolded.exact else f"; {label('bounded', lang)}"),
     }
     for key, text in rows.items():
         if text:

@@ -16,6 +16,7 @@ from fullmesh.faces.cli.options import (
     OutputFile,
     json_option,
     lang_option,
+    timing_apart,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -107,11 +108,12 @@ def command(
         e = result.estimate
         wired = wired_collectives(e.model, e.machine, e.plan, level)
     if as_json:
-        write_json(
-            {**replay_record(result, operators, changes), **({"wired": wired_record(wired)} if level else {})}
-        )
+        record = replay_record(result, operators, changes) | ({"wired": wired_record(wired)} if level else {})
+        write_json(timing_apart(record, leave_out=no_timing))
         return
-    show(*report(result.estimate, lang), *replay_report(result, operators, changes, lang))
+    show(
+        *report(result.estimate, lang), *replay_report(result, operators, changes, lang, timing=not no_timing)
+    )
     if wired:
         show(*wired_table(wired, lang))
     if isinstance(other, Infeasible):

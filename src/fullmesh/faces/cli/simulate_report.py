@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fullmesh.faces.cli.tables import OFFLOAD_NOTE, gigabytes, percent, seconds, table, title
 from fullmesh.glossary import Language, label, meaning
 from fullmesh.outcomes.estimate import Estimate, Infeasible
-from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text, model_notes
+from fullmesh.outcomes.fields import ESTIMATE_FIELDS, fixed_share_note, limit_text
 from fullmesh.outcomes.waterfall import GROUPS, Waterfall, waterfall
 from fullmesh.output import formats
 from fullmesh.output.fields import pairs
@@ -31,7 +31,6 @@ def report(e: Estimate, lang: Language) -> list[Table | str]:
     out: list[Table | str] = [
         f"{e.model.name}, {e.plan.num_devices:,} of {e.machine.num_devices:,} devices of {e.machine.name}: "
         f"{e.plan.text()}; {formats.precision(e.plan.precision)}; software {e.plan.stack or 'not stated'}.",
-        *model_notes(e.model),
         "",
         _summary(e, lang),
         _waterfall_table(e, fall, lang),
