@@ -197,7 +197,7 @@ def _find_tightest(
 
 
 class Rows(NamedTuple):
-    """Compressed rows: ``ptr`` int64, shape (segments + 1,); ``link`` int32, ``weight`` float64, shape (entries,)."""
+    """Compressed rows: ``ptr`` int64, shape (segments + 1,); ``link`` int32 and ``weight`` float64, (entries,)."""
 
     ptr: LongArray
     link: IntArray
