@@ -46,7 +46,9 @@ def test_priors_are_sound(model: str) -> None:
 def test_without_effects_a_term_has_its_base(model: str) -> None:
     terms = load_terms(model)  # type: ignore[arg-type]
     values = transform(model, np.zeros((1, len(terms))))  # type: ignore[arg-type]
-    np.testing.assert_allclose(values[0], [t.base for t in terms])
+    for term, value in zip(terms, values[0], strict=True):
+        # a term with a least value nears it smoothly, from a little above
+        assert term.base * (1 - 1e-12) <= value <= term.base * (1.005 if term.least else 1 + 1e-12), term.name
 
 
 @given(st.floats(-50, 50), st.floats(-50, 50))
@@ -80,7 +82,7 @@ def test_a_named_effect_reaches_the_plans_with_its_attribute_and_no_others() -> 
     effects = {of_fp8: 0.1, of_nemo[0]: np.log(2.0), of_nemo[1]: np.log(1.5)}
     table = EffectProfile(effects=effects, provenance={}).table("step", found, index)
     base = load_terms("step")[term_index("step")["linear"]].base
-    assert table.column("linear") == pytest.approx([base, base * np.exp(0.1), base])
+    assert table.column("linear") == pytest.approx([base, base * np.exp(0.1), base], rel=2e-3)
     assert table.column("all") == pytest.approx([1.0, 1.0, 3.0])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fullmesh.errors import FullmeshError, ResultsError
@@ -151,7 +153,12 @@ def test_every_device_is_known(gpu: str) -> None:
     machine = row_machine(gpu)
     assert machine.chip.vendor == ("huawei" if "Ascend" in gpu else "nvidia")
     if "Ascend" not in gpu:
-        assert gpu.split("-")[0].lower() in machine.chip.id
+        assert re.split("[- ]", gpu)[0].lower() in machine.chip.id
+
+
+def test_a_grace_hopper_is_no_h200() -> None:
+    with pytest.raises(ResultsError, match="GH200"):
+        row_machine("GH200")
 
 
 def test_an_unknown_device_is_named() -> None:

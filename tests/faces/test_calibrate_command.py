@@ -6,24 +6,38 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fullmesh.calibrate.effects.intervals import IntervalFit
 from fullmesh.calibrate.effects.published import StepFit
 from fullmesh.cost.effects import EffectProfile
+from fullmesh.cost.uncertainty import Uncertainty
 
 CommandLine = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> StepFit:
-    profile = EffectProfile(effects={"linear": 0.25}, provenance={})
+    profile = EffectProfile(effects={"linear": 0.25}, provenance={}, spread={"linear": 0.15})
     fit = StepFit(
         profile=profile,
+        uncertainty=Uncertainty.of(["linear"], np.array([0.15]), np.array([[100.0]])),
         by_fold=(profile,),
         by_publisher={"me": profile},
         configurations=("k",),
-        coverage={"all": (12, 0.8)},
-        intervals={"any|any": {"low": -0.1, "high": 0.1, "rows": 12}},
+        intervals=IntervalFit(
+            noise=0.02,
+            low=-1.3,
+            high=1.2,
+            rows=12,
+            unseen=0.1,
+            within_setting=0.05,
+            coverage={"all": (12, 0.8)},
+        ),
+        support={"H100|dense": {("precision bf16", "ZeRO up to 1")}},
+        best_mfu={"H100|dense|bf16": 0.5},
+        chips={"h100": 12},
     )
     monkeypatch.setattr("fullmesh.calibrate.effects.published.fit_published", lambda rows, progress: fit)
     return fit
@@ -36,11 +50,22 @@ def test_profiles_are_written_to_the_folder_with_the_date(
     code, out, err = command_line("calibrate", "published", "--out", str(folder), "--date", "2026-01-02")
     assert (code, out) == (0, "")
     assert str(folder) in err
-    assert sorted(p.name for p in folder.iterdir()) == ["intervals.json", "step.json", "step_held_out.json"]
+    names = ["intervals.json", "step.json", "step_fits.npz", "support.json"]
+    assert sorted(p.name for p in folder.iterdir()) == names
     step = json.loads((folder / "step.json").read_text("utf-8"))
     assert step["effects"] == quick_fit.profile.effects
+    assert step["spread"] == quick_fit.profile.spread
     assert step["provenance"]["date"] == "2026-01-02"
     assert step["provenance"]["command"] == "fullmesh calibrate published"
+    intervals = json.loads((folder / "intervals.json").read_text("utf-8"))
+    assert (intervals["low"], intervals["high"], intervals["chips"]) == (-1.3, 1.2, {"h100": 12})
+    support = json.loads((folder / "support.json").read_text("utf-8"))
+    assert support["pairs"] == {"H100|dense": [["precision bf16", "ZeRO up to 1"]]}
+    assert support["best_mfu"] == {"H100|dense|bf16": 0.5}
+    assert intervals["provenance"] == support["provenance"] == step["provenance"]
+    with np.load(folder / "step_fits.npz", allow_pickle=False) as arrays:
+        assert arrays["names"].tolist() == ["linear"]
+        assert arrays["held_out_effects"].tolist() == [[0.25], [0.25]]
 
 
 @pytest.mark.parametrize(

@@ -266,57 +266,70 @@ def test_ties_end_where_the_error_ends(some_estimate: Estimate) -> None:
     assert not is_close(base, with_interval(e, 100.0 * math.exp(1.001 * spread), 0.04))
 
 
-GROUPS = {
-    "H100|dense": {"low": -0.1, "high": 0.2, "rows": 100},
-    "H100|any": {"low": -0.2, "high": 0.3, "rows": 150},
-    "Old|any": {"low": -0.3, "high": 0.3, "rows": 20},
-    "unseen|moe": {"low": -0.4, "high": 0.4, "rows": 80},
-    "unseen|dense": {"low": -0.5, "high": 0.5, "rows": 500},
-}
+FIT = {"noise": 0.03, "unseen": 0.12, "low": -1.5, "high": 1.25, "rows": 700, "within_setting": 0.11}
 
 
 class TestIntervals:
+    @pytest.fixture
+    def fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(intervals, "_document", lambda: FIT)
+
     @pytest.mark.parametrize(
-        ("family", "moe", "key", "said"),
+        ("variance", "unproven", "deviation"),
         [
-            ("H100", False, "H100|dense", "100 published results, H100, dense models"),
-            ("H100", True, "H100|any", "150 published results, H100, all models"),
-            ("Old", False, "Old|any", "20 published results, Old, all models"),
-            (
-                "New",
-                True,
-                "unseen|moe",
-                "80 published results, all chips (the New has too few of its own), MoE",
-            ),
-            ("New", False, "unseen|dense", "500 published results, all chips (the New has too few"),
+            (0.0, "", 0.03),
+            (0.04**2, "", 0.05),
+            (0.04**2, "the chip is new", 0.13),
+            (0.0, "the chip is new", math.hypot(0.03, 0.12)),
         ],
     )
-    def test_the_nearest_kind_with_enough_results_is_used(
-        self, monkeypatch: pytest.MonkeyPatch, family: str, moe: bool, key: str, said: str
+    def test_effects_noise_and_what_was_never_seen_add_up(
+        self, fit: None, variance: float, unproven: str, deviation: float
     ) -> None:
-        monkeypatch.setattr(intervals, "_quantiles", lambda: GROUPS)
-        found = interval_for(family, moe=moe, step_s=2.0)
-        assert found.low_s == pytest.approx(2.0 * math.exp(GROUPS[key]["low"]))
-        assert found.high_s == pytest.approx(2.0 * math.exp(GROUPS[key]["high"]))
-        assert found.log_half_width == pytest.approx((GROUPS[key]["high"] - GROUPS[key]["low"]) / 2)
-        assert found.basis.startswith(said)
-        assert ("publishers left out" if family == "New" else "cross-validated") in found.basis
+        found = interval_for(2.0, variance, unproven=unproven)
+        assert found.low_s == pytest.approx(2.0 * math.exp(-1.5 * deviation))
+        assert found.high_s == pytest.approx(2.0 * math.exp(1.25 * deviation))
+        assert found.log_half_width == pytest.approx(1.375 * deviation)
+        assert found.unproven == unproven
+
+    def test_the_basis_says_what_it_rests_on_and_why_it_is_wider(self, fit: None) -> None:
+        proven = interval_for(2.0, 0.0).basis
+        unproven = interval_for(2.0, 0.0, unproven="the chip is new").basis
+        assert proven.startswith("700 published results, each predicted without its configuration")
+        assert unproven == f"{proven}; wider, since the chip is new"
+
+    def test_plans_of_one_setting_are_told_apart_by_their_own_error(self, fit: None) -> None:
+        assert intervals.within_setting() == 0.11
+        assert intervals.far_deviations() == 1.25
 
     def test_without_results_there_is_no_interval(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(intervals, "_quantiles", dict)
-        found = interval_for("H100", moe=False, step_s=2.0)
+        monkeypatch.setattr(intervals, "_document", dict)
+        found = interval_for(2.0, 0.01, unproven="the chip is new")
         assert math.isnan(found.low_s)
         assert math.isnan(found.high_s)
         assert found.log_half_width == math.inf
         assert "no published result" in found.basis
+        assert found.unproven == "the chip is new"
+        assert intervals.within_setting() == math.inf
+        assert intervals.far_deviations() == 0.0
+        assert intervals.results_of_chip("h200") == 0
+        assert intervals.held_out_coverage()["all"][0] == 0
 
-    def test_shipped_intervals_hold_the_prediction_or_close_to_it(self) -> None:
-        groups = intervals._quantiles()
-        assert {"unseen|dense", "unseen|moe"} <= set(groups)
-        for key, g in groups.items():
-            assert g["low"] < g["high"], key
-            assert g["rows"] >= 10
-            assert abs(g["low"] + g["high"]) / 2 < 0.7, key
+    def test_shipped_intervals_hold_the_prediction_and_what_they_promise(self) -> None:
+        fit = intervals._document()
+        assert fit["low"] < 0 < fit["high"]
+        assert fit["noise"] > 0
+        assert fit["unseen"] > 0
+        assert 0 < intervals.within_setting() < 0.7
+        rows, share = intervals.held_out_coverage()["all"]
+        assert rows == fit["rows"] >= 500
+        assert share == pytest.approx(0.8, abs=0.02)
+        unseen_rows, unseen_share = intervals.held_out_coverage()["unseen publishers: all"]
+        assert unseen_rows == rows
+        assert unseen_share == pytest.approx(0.8, abs=0.05)
+        assert sum(fit["chips"].values()) == rows
+        sure = interval_for(2.0, 0.0)
+        assert sure.low_s < 2.0 < sure.high_s
 
 
 def test_an_estimate_says_itself_in_a_line() -> None:

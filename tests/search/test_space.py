@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ from hypothesis import strategies as st
 
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine, load_machine
-from fullmesh.outcomes.estimate import Estimate, estimate, evaluate
+from fullmesh.outcomes.estimate import Estimate, estimate, evaluate, log_variances
+from fullmesh.outcomes.intervals import far_deviations, within_setting
+from fullmesh.outcomes.support import DEVIATION_PER_PAIR, missing_words, num_missing
 from fullmesh.plan import Plans
 from fullmesh.plan.feasible import allowed
 from fullmesh.search import search, software_of
+from fullmesh.search.engine import ask
 from fullmesh.search.space import Question, candidates, state_bytes
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec, MoE
+from fullmesh.workload.readers.huggingface import load_model
 
 ATTENTION = Attention(num_heads=16, num_kv_heads=4, head_dim=128)
 DENSE = ModelSpec(
@@ -90,16 +95,53 @@ def test_the_memory_bound_never_drops_a_plan_that_fits() -> None:
     assert (state_bytes(EXPERTS, plans) <= priced.memory_bytes).all()
 
 
+def far_end_s(e: Estimate) -> float:
+    """The step at the far end of its interval: of its effects, and of pairs that no published result has."""
+    result = evaluate(e.model, e.machine, Plans.of([e.plan]))
+    return e.step_s * math.exp(far_deviations() * math.sqrt(float(log_variances(result)[0])))
+
+
 def test_ranked_plans_are_ordered_and_of_different_layouts() -> None:
     found = search(EXPERTS, load_machine("h200", num_devices=64), gbs=64, seq=4096, top=8)
-    steps = [e.step_s for e in found.ranked]
-    assert steps == sorted(steps)
+    far = [far_end_s(e) for e in found.ranked]
+    assert far == pytest.approx(sorted(far), rel=1e-9)
     layouts = [(e.plan.tp, e.plan.cp, e.plan.pp, e.plan.ep, e.plan.zero, e.plan.dp) for e in found.ranked]
     assert len(set(layouts)) == len(layouts) == 8
     assert found.second is not None
     assert found.best is not None
     best, second = found.best.plan, found.second.plan
     assert (best.tp, best.cp, best.pp, best.zero) != (second.tp, second.cp, second.pp, second.zero)
+
+
+def test_the_fastest_prediction_steps_back_where_no_result_speaks_for_it() -> None:
+    model, machine = load_model("mixtral-8x7b"), load_machine("cloudmatrix384", num_devices=64)
+    found = search(model, machine, gbs=576, seq=4096)
+    best, fastest = found.best, found.exploratory
+    assert best is not None
+    assert fastest is not None
+    assert fastest.step_s < best.step_s
+    assert far_end_s(fastest) > far_end_s(best)
+    # all plans priced: none is predicted faster than the exploratory one
+    plans = candidates(ask(model, machine, gbs=576, seq=4096)).plans
+    priced = evaluate(model, machine, plans)
+    assert fastest.step_s == pytest.approx(priced.times.step_s[priced.fits].min(), rel=1e-12)
+    assert found.exploratory_gain == pytest.approx(1 - fastest.step_s / best.step_s)
+    missing = num_missing(model, machine, Plans.of([best.plan, fastest.plan]))
+    assert missing[0] < missing[1]
+    assert found.missing == missing_words(model, machine, fastest.plan) != ()
+    # a pair that no result has costs what it is said to
+    assert DEVIATION_PER_PAIR > 0
+    added = log_variances(evaluate(model, machine, Plans.of([fastest.plan])))[0]
+    assert added > DEVIATION_PER_PAIR**2 * missing[1]
+
+
+def test_ties_are_layouts_that_their_own_error_cannot_tell_apart() -> None:
+    found = search(EXPERTS, load_machine("h200", num_devices=64), gbs=64, seq=4096, top=1000)
+    assert found.best is not None
+    assert found.tie_ratio == pytest.approx(math.exp(within_setting()))
+    near = [e for e in found.ranked if e.step_s / found.best.step_s <= found.tie_ratio]
+    assert found.num_ties == len(near) - 1 > 0
+    assert len(near) < len(found.ranked)
 
 
 def test_no_plan_on_the_pareto_front_beats_another() -> None:
