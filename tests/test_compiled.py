@@ -48,6 +48,17 @@ def test_a_damaged_folder_is_said_and_mended(tmp_path: Path, suffix: str) -> Non
     assert run(tmp_path).stderr == ""
 
 
+def test_a_flipped_bit_of_machine_code_is_noticed(tmp_path: Path) -> None:
+    run(tmp_path)
+    for path in tmp_path.rglob("*.nbc"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    hurt = run(tmp_path)
+    assert "cannot be read" in hurt.stderr
+    assert run(tmp_path).stderr == ""
+
+
 def test_a_folder_that_cannot_be_written_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

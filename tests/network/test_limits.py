@@ -85,9 +85,10 @@ def test_a_description_is_refused_at_once(tmp_path: Path, text: str, old: str, n
 
 
 def test_grids_and_dragonflies_have_the_same_limit(tmp_path: Path) -> None:
-    # the port of a device is what its 99,999 links make together
-    grid = GRID.format(n=100_000).replace("1 GB/s", "99999 GB/s")
-    grid += 'kind = "full-mesh"\nsizes = [100000]\nlink = ["1 GB/s"]\n'
+    grid = (
+        GRID.format(n=100_000).replace('"1 GB/s"', '"99999 GB/s"')
+        + 'kind = "full-mesh"\nsizes = [100000]\nlink = ["1 GB/s"]\n'
+    )
     refused(tmp_path / "t.toml", grid, "grid would have")
     fly = GRID.format(n=500_000).replace('"mesh"', '"switch"') + (
         'kind = "dragonfly"\ndevices_per_router = 1\nrouters_per_group = 500000\nglobal_per_router = 500000\n'
