@@ -22,9 +22,8 @@ CommandLine = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Run ``fullmesh ARGS`` and return exit code, standard output and standard error."""
-    from fullmesh.faces.cli import main as cli_main
-
     import fullmesh.compiled
+    from fullmesh.faces.cli import main as cli_main
 
     # that kernels are compiled for the first time is told once a process, and is no part of any answer
     monkeypatch.setattr(fullmesh.compiled, "_said", {"compile"})

@@ -12,6 +12,7 @@ import pytest
 from conftest import CommandLine
 from fullmesh.evidence.results import read_results
 from fullmesh.validate.decisions import Decisions, decide
+from fullmesh.validate.gate import decision_checks
 from fullmesh.validate.score import Report
 
 
@@ -39,6 +40,17 @@ def test_a_group_has_its_own_quantiles(decided: Decisions) -> None:
     ratios = [d.ratio for d in decided.settings if d.kind == kind]
     assert min(ratios) <= decided.quantile(0.5, kind=kind) <= max(ratios)
     assert math.isnan(decided.quantile(0.5, kind="none"))
+
+
+def test_a_promise_beyond_what_was_reached_fails_the_gate(decided: Decisions) -> None:
+    faster = dataclasses.replace(
+        decided,
+        settings=tuple(dataclasses.replace(d, best_s=d.published_s / 2.0) for d in decided.settings),
+    )
+    lost = {c.name for c in decision_checks(faster) if not c.holds}
+    assert "best published over best plan, median" in lost
+    right = dataclasses.replace(decided, pairs=10, ordered=8)
+    assert "pairs ordered rightly" in {c.name for c in decision_checks(right) if not c.holds}
 
 
 def test_order_is_judged_by_predictions_without_the_configuration(shipped_report: Report) -> None:

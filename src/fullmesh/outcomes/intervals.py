@@ -56,7 +56,8 @@ def within_setting() -> float:
     From pairs of published plans of one setting: what 80 % of their predicted ratios are off by at most. Infinite
     where no result says.
     """
-    return float(_document().get("within_setting", math.inf))
+    found = _document().get("within_setting")
+    return math.inf if found is None else float(found)
 
 
 def far_deviations() -> float:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.resources
 import tomllib
 
+from fullmesh.validate.decisions import Decisions
 from fullmesh.validate.score import Errors, Report
 
 # A family needs this many rows before its own median is held to a limit.
@@ -27,10 +28,35 @@ class Check:
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
 
-def checks(report: Report) -> tuple[Check, ...]:
-    """All checks of a report on the shipped table."""
+def _limits() -> dict[str, float]:
     text = importlib.resources.files("fullmesh.data").joinpath("profiles/gate.toml").read_text("utf-8")
     limits: dict[str, float] = tomllib.loads(text)["limits"]
+    return limits
+
+
+def decision_checks(found: Decisions) -> tuple[Check, ...]:
+    """All checks of decisions on the shipped settings."""
+    limits = _limits()
+    figures = (
+        ("best published over best plan, median", "decisions_median", found.quantile(0.5), True),
+        ("best published over best plan, 90th percentile", "decisions_p90", found.quantile(0.9), True),
+        (
+            "the same, H100 MoE, median",
+            "decisions_h100_moe",
+            found.quantile(0.5, kind="MoE", family="H100"),
+            True,
+        ),
+        ("pairs ordered rightly", "decisions_ordered", found.ordered / max(found.pairs, 1), False),
+    )
+    return tuple(
+        Check(name=name, value=value, limit=limits[key], at_most=at_most)
+        for name, key, value, at_most in figures
+    )
+
+
+def checks(report: Report) -> tuple[Check, ...]:
+    """All checks of a report on the shipped table."""
+    limits = _limits()
     headline = {e.group: e for e in report.headline}
     held_out = headline["cross-validated over configurations"]
     fitted, naive = headline["fitted on these rows"], headline["naive model, fitted on these rows"]

@@ -55,7 +55,8 @@ class IntervalFit:
     unseen : float
         Deviation of results of publishers that were left out, all causes together.
     within_setting : float
-        What 80 % of the predicted ratios of two published plans of one setting are off by at most, as a logarithm.
+        What 80 % of the predicted ratios of two published plans of one setting are off by at most, as a logarithm;
+        None without such plans.
     coverage : dict
         Results and share of them inside intervals that were made without them, by what was left out.
     """
@@ -65,7 +66,7 @@ class IntervalFit:
     high: float
     rows: int
     unseen: float
-    within_setting: float
+    within_setting: float | None
     coverage: dict[str, tuple[int, float]]
 
 
@@ -114,7 +115,7 @@ def fit_intervals(table: CaseTable, pieces: Sequence[HeldOut]) -> IntervalFit:
         high=round(made[2], 4),
         rows=sum(len(p.cases) for p in pieces if p.kind == "configuration"),
         unseen=round(_unseen(pieces), 4),
-        within_setting=round(_within_setting(table, pieces), 4),
+        within_setting=_within_setting(table, pieces),
         coverage={k: (len(v), round(float(np.mean(v)), 4)) for k, v in sorted(inside.items())},
     )
 
@@ -148,7 +149,7 @@ def _unseen(pieces: Sequence[HeldOut]) -> float:
     return float(np.quantile(np.abs(residual), COVERAGE)) / NORMAL
 
 
-def _within_setting(table: CaseTable, pieces: Sequence[HeldOut]) -> float:
+def _within_setting(table: CaseTable, pieces: Sequence[HeldOut]) -> float | None:
     """How far predicted ratios of plans of one setting are off: machine, model, batch and software are the same."""
     settings: dict[tuple[object, ...], list[tuple[object, float]]] = {}
     for piece in pieces:
@@ -168,7 +169,7 @@ def _within_setting(table: CaseTable, pieces: Sequence[HeldOut]) -> float:
         for other, b in members[:i]
         if plan != other
     ]
-    return float(np.quantile(off, COVERAGE)) if off else float("inf")
+    return round(float(np.quantile(off, COVERAGE)), 4) if off else None
 
 
 def _quantile(values: Floats, weights: Floats, level: float) -> float:

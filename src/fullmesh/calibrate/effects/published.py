@@ -223,11 +223,12 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
 
 
 def packed(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
-    """Arrays as one compressed file that ``numpy.load`` reads; the same arrays give the same bytes."""
+    """Arrays as one compressed file that ``numpy.load`` reads; the same arrays and zlib give the same bytes."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, values in arrays.items():
             part = io.BytesIO()
             np.lib.format.write_array(part, np.ascontiguousarray(values), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
+            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, part.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
     return out.getvalue()

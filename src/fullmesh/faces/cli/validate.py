@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fullmesh.faces.cli.options import InputFile, OutputFile, timing_option
+
+if TYPE_CHECKING:
+    from fullmesh.validate.gate import Check
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -75,7 +80,7 @@ def command(
         shown.show_here(json_out, device, no_timing)
         return
     from fullmesh.evidence.results import read_results
-    from fullmesh.validate.gate import checks
+    from fullmesh.validate.gate import checks, decision_checks
     from fullmesh.validate.records import report_record
     from fullmesh.validate.score import score
 
@@ -86,7 +91,10 @@ def command(
     if decisions:
         from fullmesh.validate.decisions import decide
 
-        shown.show_decisions(decide(report, rows, shown.counted("settings")), json_out, worst)
+        decided = decide(report, rows, shown.counted("settings"))
+        shown.show_decisions(decided, json_out, worst)
+        if report.shipped:
+            _gate(decision_checks(decided), quiet=bool(json_out and str(json_out) == "-"))
         return
     if json_out:
         shown.write(json_out, report_record(report))
@@ -99,10 +107,16 @@ def command(
     if not (json_out and str(json_out) == "-"):
         shown.show_report(report, worst)
     if report.shipped:
-        found = checks(report)
-        if not (json_out and str(json_out) == "-"):
-            shown.show_gate(found)
-        lost = [c.name for c in found if not c.holds]
-        if lost:
-            click.echo("accuracy lost: " + "; ".join(lost), err=True)
-            sys.exit(1)
+        _gate(checks(report), quiet=bool(json_out and str(json_out) == "-"))
+
+
+def _gate(found: Sequence[Check], *, quiet: bool) -> None:
+    """Show the gate, and end with 1 where a level is lost."""
+    from fullmesh.faces.cli import validate_report as shown
+
+    if not quiet:
+        shown.show_gate(found)
+    lost = [c.name for c in found if not c.holds]
+    if lost:
+        click.echo("accuracy lost: " + "; ".join(lost), err=True)
+        sys.exit(1)
