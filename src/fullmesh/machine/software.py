@@ -29,6 +29,8 @@ class Software:
         Chips whose machines take it where their file names none: by family first, then by vendor.
     options : mapping
         Fields of a plan.
+    expert_options : mapping
+        Further ones that are switched on for mixtures of experts alone.
     """
 
     name: str
@@ -37,6 +39,11 @@ class Software:
     families: tuple[str, ...]
     vendor: str
     options: Mapping[str, Any]
+    expert_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def options_for(self, *, moe: bool) -> dict[str, Any]:
+        """Fields of a plan that the software sets for a dense model, or for a mixture of experts."""
+        return {**self.options, **(self.expert_options if moe else {})}
 
 
 @functools.cache
@@ -52,6 +59,7 @@ def load_software() -> Mapping[str, Software]:
                 families=tuple(entry.get("families", ())),
                 vendor=entry.get("vendor", ""),
                 options=MappingProxyType(dict(entry["options"])),
+                expert_options=MappingProxyType(dict(entry.get("expert_options", {}))),
             )
             for name, entry in table.items()
         }

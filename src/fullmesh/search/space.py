@@ -210,7 +210,10 @@ def selective_modules(model: ModelSpec) -> tuple[str, ...]:
 
 
 def _as_plans(q: Question, grid: _Grid) -> Plans:
-    base = Plan(gbs=q.gbs, seq=q.seq, precision=q.precision, stack=q.software.stack, **q.software.options)
+    base = Plan(
+        gbs=q.gbs, seq=q.seq, precision=q.precision, stack=q.software.stack,
+        **q.software.options_for(moe=q.model.is_moe),
+    )  # fmt: skip
     mask = sum(1 << MODULES.index(m) for m in selective_modules(q.model))
     columns: dict[str, np.ndarray[Any, Any]] = {n: c for n, c in grid.columns.items() if n in FIELDS}
     columns["recompute_modules"] = np.where(grid["recompute"] == RECOMPUTES.index("selective"), mask, 0)

@@ -131,7 +131,7 @@ def _machine(path: Path, table: dict[str, Any], lines: SourceLines) -> Machine:
 
 def _plan(table: dict[str, Any], machine: Machine, model: ModelSpec, lines: SourceLines) -> Plan:
     software = software_of(machine)
-    values: dict[str, Any] = {"stack": software.stack, **software.options}
+    values: dict[str, Any] = {"stack": software.stack, **software.options_for(moe=model.is_moe)}
     for key, value in table.items():
         where = lines.where(("plan", key))
         if key not in FIELDS:

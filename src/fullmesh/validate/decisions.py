@@ -138,6 +138,7 @@ def _decide(cases: Sequence[Case]) -> Decision | None:
         stack=plan.stack,
         label=plan.stack,
         options=MappingProxyType({k: getattr(plan, k) for k in _GIVEN}),
+        expert_options=MappingProxyType({}),
     )
     try:
         result = search(

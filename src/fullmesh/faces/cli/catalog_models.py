@@ -78,6 +78,15 @@ def model(name: str, ops: bool, csv_file: Path | None, as_json: bool) -> None:
         show(*_report(description))
 
 
+# how the phases of an operator are called where there is little room
+_PHASES = {
+    "forward": "fwd",
+    "backward by input": "bwd input",
+    "backward by weight": "bwd weight",
+    "optimizer": "update",
+}
+
+
 def _operators(d: ModelDescription, csv_file: Path | None, *, as_json: bool) -> None:
     from fullmesh.faces.cli.tables import show, table, write_json
     from fullmesh.workload.table import operator_table
@@ -92,13 +101,16 @@ def _operators(d: ModelDescription, csv_file: Path | None, *, as_json: bool) -> 
         return
     out = table(
         f"Operators of {d.model.name}, one sequence of 4,096 tokens",
-        *("layers", "times>", "operator", "phase", "shape", "FLOP>", "read>", "written>", "saved>"),
+        *("layers", "operator", "phase", "shape", "TFLOP>", "MB read>", "written>", "saved>"),
     )
     figures = zip(rows.flop, rows.read_bytes, rows.written_bytes, rows.saved_bytes, strict=True)
-    words = zip(rows.layers, rows.count, rows.name, rows.phase, rows.shape, strict=True)
-    for (layers, count, name, phase, shape), values in zip(words, figures, strict=True):
-        sizes = " x ".join(f"{v:g}" for v in shape)
-        out.add_row(layers, str(count), name, phase, sizes, *(f"{v:.3g}" if v else "" for v in values))
+    words = zip(rows.layers, rows.name, rows.phase, rows.shape, strict=True)
+    before = ("", "")
+    for (layers, name, phase, shape), (flop, *sizes) in zip(words, figures, strict=True):
+        head = ("" if layers == before[0] else layers, "" if (layers, name) == before else name)
+        before = (layers, name)
+        cells = [f"{flop / 1e12:.3g}" if flop else "", *(f"{v / 1e6:,.0f}" if v else "" for v in sizes)]
+        out.add_row(*head, _PHASES[phase], "x".join(f"{v:.10g}" for v in shape), *cells)
     show(out)
 
 
