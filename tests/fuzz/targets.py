@@ -363,23 +363,37 @@ BASE: dict[str, tuple[str, ...]] = {
     "simulate": ("SCENARIO",),
     "fabric": ("dgx-h200", "--devices", "16"),
     "catalog": (),
+    "catalog show": ("h200",),
+    "catalog model": ("llama-3-8b",),
+    "catalog models": (),
+    "validate": ("--results", "RESULTS"),
+    "calibrate collectives": ("NOWHERE", "--out", "OUT"),
+    "calibrate operators": ("NOWHERE", "--out", "OUT"),
     "doctor": (),
 }
-# these measure the machine at hand or fit for minutes
-LEFT_OUT = {"--here", "--package", "--help"}
-_WRITES = {"--trace", "--svg", "--export", "--out", "--document"}
+# these measure the machine at hand, or score or fit for long
+LEFT_OUT = {"--here", "--package", "--help", "--collectives", "--decisions", "--operators", "--tables"}
 
 
 def options(rng: random.Random, folder: Path) -> Run:
     from fullmesh.faces.cli.main import cli
+    from fullmesh.faces.cli.options import OutputFile
 
     name = rng.choice(sorted(BASE))
-    parent = click.Context(cli)
-    found = cli.get_command(parent, name)
+    found: click.Command | None = cli
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), word)
     assert found is not None
-    arguments = [
-        _file(folder, "s.toml", SCENARIO.encode()).as_posix() if a == "SCENARIO" else a for a in BASE[name]
-    ]
+    given = {
+        "SCENARIO": lambda: _file(folder, "s.toml", SCENARIO.encode()),
+        "RESULTS": lambda: _file(
+            folder, "r.csv", _head(_text("results", "training_results.csv"), 4).encode()
+        ),
+        "NOWHERE": lambda: folder / "nowhere",
+        "OUT": lambda: folder / "profile.json",
+    }
+    arguments = [str(given[a]()) if a in given else a for a in BASE[name]]
     if arguments and rng.random() < 0.1:
         arguments[0] = mutate_word(arguments[0], rng)
     known = [p for p in found.params if isinstance(p, click.Option) and p.opts[0] not in LEFT_OUT]
@@ -389,7 +403,7 @@ def options(rng: random.Random, folder: Path) -> Run:
             continue
         good = GOOD.get(option.opts[0]) or getattr(option.type, "choices", None) or ("x",)
         word = rng.choice(list(good))
-        if option.opts[0] in _WRITES:
+        if isinstance(option.type, OutputFile):
             word = str(folder / (_plain(mutate_word("out.json", rng)) or "out"))
         elif rng.random() < 0.7:
             word = mutate_word(word, rng)
@@ -400,7 +414,7 @@ def options(rng: random.Random, folder: Path) -> Run:
         arguments.append("--json")
 
     def run() -> None:
-        text = command(name, *arguments)
+        text = command(*name.split(), *arguments)
         if text.startswith("{"):
             strict_json(text)
 

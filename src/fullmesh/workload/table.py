@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fullmesh.errors import ModelError
 from fullmesh.files import write_text
+from fullmesh.reading import csv_rows
+from fullmesh.values import number, whole
 from fullmesh.workload.ops import (
     BF16_BYTES,
     FP32_BYTES,
@@ -102,20 +104,28 @@ class OperatorTable:
             The file cannot be read, or a column or a value is wrong.
         """
         names = [f.name for f in dataclasses.fields(cls)]
-        readers: dict[str, Callable[[str], object]] = {"count": int, "shape": _shape}
-        readers |= dict.fromkeys(("read_bytes", "written_bytes", "flop", "saved_bytes"), float)
+        figures = ("read_bytes", "written_bytes", "flop", "saved_bytes")
+
+        def read(name: str, text: str, where: str) -> object:
+            if name == "count":
+                return whole(text, where=where, error=ModelError)
+            if name in figures:
+                return number(text, where=where, error=ModelError)
+            if name == "shape":
+                parts = text.split(" x ") if text else []
+                return tuple(number(part, where=where, error=ModelError) for part in parts)
+            return text
+
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                lines = list(csv.reader(file, strict=True))
-            if not lines or lines[0] != names:
-                raise ModelError("this is no operator table", where=str(path), expected=", ".join(names))
             records = [
-                tuple(readers.get(n, str)(v) for n, v in zip(names, line, strict=True)) for line in lines[1:]
+                tuple(read(name, row[name], f"{path}:{line}, column {name}") for name in names)
+                for line, row in csv_rows(path, required=names, allowed=names, error=ModelError)
             ]
-        except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        except ModelError as error:
             raise ModelError(
-                f"cannot read the operator table: {error}",
-                where=str(path),
+                f"cannot read the operator table: {error.what}",
+                where=error.where,
+                expected=error.expected,
                 hint="write it again with catalog model NAME --ops --csv FILE",
             ) from None
         columns: list[Any] = list(zip(*records, strict=True)) if records else [()] * len(names)
@@ -180,7 +190,3 @@ def _ranges(numbers: list[int]) -> str:
         else:
             out.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in out)
-
-
-def _shape(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(" x ")) if text else ()

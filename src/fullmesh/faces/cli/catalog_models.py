@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fullmesh.faces.cli.options import InputFile, OutputFile
+
 if TYPE_CHECKING:
     from fullmesh.workload.readers.describe import ModelDescription
 
@@ -51,12 +53,12 @@ def models(as_json: bool) -> None:
     NAME is a shipped name or alias, a config.json, or a folder that holds one. Spelling, an organisation in front and
     words like Instruct behind do not matter."""
 )
-@click.argument("name", metavar="NAME_OR_CONFIG")
+@click.argument("name", type=InputFile(), metavar="NAME_OR_CONFIG")
 @click.option("--ops", is_flag=True, help="The operators of one sequence of 4,096 tokens instead.")
 @click.option(
     "--csv",
     "csv_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Write the operators to this file (with --ops).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON; sizes are parameters, not bytes.")
