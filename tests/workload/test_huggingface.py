@@ -393,7 +393,7 @@ def test_broken_json_is_one_clear_error(tmp_path: Path, text: str) -> None:
 def test_not_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(ModelError, match="cannot read"):
+    with pytest.raises(ModelError, match="not UTF-8"):
         load_model(path)
 
 
@@ -658,8 +658,8 @@ def test_modules_of_prediction_have_a_limit(number: Any) -> None:
     ("text", "message"),
     [
         ('{"model_type": "llama", "n": 1' + "0" * 5000 + "}", "too many digits"),
-        ("[" * 100_000, "nested too deep"),
-        ('{"model_type": "llama", "hidden_size": 1' + "0" * 4000 + "}", "more than thirty digits"),
+        ("[" * 100_000, "nested more than 64 levels"),
+        ('{"model_type": "llama", "hidden_size": 1' + "0" * 4000 + "}", "does not fit 64 bits"),
         ('{"model_type": "llama", "hidden_size": "' + "x" * 5000 + '"}', "not a whole number"),
         ('{"model_type": "' + "x" * 5000 + '"}', "not supported"),
         ('{"model_type": "llama", "' + "x" * 5000 + '_size": 3, "hidden_size": 8}', "missing"),
@@ -677,8 +677,8 @@ def test_hostile_files_are_one_short_message(tmp_path: Path, text: str, message:
 def test_a_file_that_is_no_configuration_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA), "utf-8")
-    monkeypatch.setattr("fullmesh.workload.readers.config.MAX_FILE_BYTES", 10)
-    with pytest.raises(ModelError, match="no configuration"):
+    monkeypatch.setattr("fullmesh.reading.LARGEST_JSON_BYTES", 10)
+    with pytest.raises(ModelError, match="the configuration is larger than"):
         load_model(path)
 
 

@@ -6,14 +6,12 @@ configuration says and nobody understood can be told from what has no influence.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fullmesh.errors import ModelError
+from fullmesh.errors import ModelError, shown
 
 _MISSING = object()
 # where multimodal configurations keep their language model
@@ -37,9 +35,6 @@ _TOWER = re.compile(
 )
 # more than any model has of anything: beyond it a value is a slip of the pen
 LARGEST = 1_000_000_000
-MAX_FILE_BYTES = 16 * 1024**2
-# a message echoes at most this much of a value
-_ECHO = 200
 
 
 class Config:
@@ -83,7 +78,7 @@ class Config:
             if inner is None:
                 continue
             if not isinstance(inner, dict):
-                raise self.error(part, f"{_echo(inner)} is no object")
+                raise self.error(part, f"{shown(inner)} is no object")
             self.read.add(part)
             self._merge(inner, [k for k in keys if inner.get(k) is not None], part)
         self.keys = frozenset(self.values)
@@ -98,7 +93,7 @@ class Config:
         outer, inner = self.values, self.values[parts[0]]
         if not isinstance(inner, dict):
             raise self.error(
-                parts[0], f"{_echo(inner)} is no object", expected="the configuration of a text model"
+                parts[0], f"{shown(inner)} is no object", expected="the configuration of a text model"
             )
         self.values = dict(inner)
         self.dropped = [
@@ -123,7 +118,7 @@ class Config:
                 and key != "quantization_config"
             ):
                 raise self.error(
-                    key, f"{_echo(here)} here and {_echo(there)} in {part or 'the configuration around it'}"
+                    key, f"{shown(here)} here and {shown(there)} in {part or 'the configuration around it'}"
                 )
             merged[key] = there if here is None else here
         self.values = merged
@@ -148,7 +143,7 @@ class Config:
             if self.values[other] != self.values[present[0]]:
                 raise self.error(
                     other,
-                    f"{_echo(self.values[other])}, but {present[0]!r} says {_echo(self.values[present[0]])}",
+                    f"{shown(self.values[other])}, but {present[0]!r} says {shown(self.values[present[0]])}",
                     expected="one value for what both keys mean",
                 )
         return present[0] if present else None
@@ -159,7 +154,7 @@ class Config:
 
     def error(self, key: str, what: str, *, expected: str = "", hint: str = "") -> ModelError:
         """An error at ``key``."""
-        return ModelError(what, where=f"{self.where}, key {key[:_ECHO]!r}", expected=expected, hint=hint)
+        return ModelError(what, where=f"{self.where}, key {shown(key)}", expected=expected, hint=hint)
 
     def _number(self, keys: tuple[str, ...], default: object, least: int) -> int:
         key = self.find(*keys)
@@ -179,11 +174,11 @@ class Config:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(
-                key, f"{_echo(value)} is not a whole number", expected=f"a whole number from {least}"
+                key, f"{shown(value)} is not a whole number", expected=f"a whole number from {least}"
             )
         if not least <= value <= LARGEST:
             raise self.error(
-                key, f"{_echo(value)} is out of range", expected=f"a whole number from {least} to {LARGEST:,}"
+                key, f"{shown(value)} is out of range", expected=f"a whole number from {least} to {LARGEST:,}"
             )
         return value
 
@@ -204,7 +199,7 @@ class Config:
             return default
         value = self.values[key]
         if not isinstance(value, bool):
-            raise self.error(key, f"{_echo(value)} is not true or false")
+            raise self.error(key, f"{shown(value)} is not true or false")
         return value
 
     def text(self, *keys: str, default: str = "") -> str:
@@ -214,7 +209,7 @@ class Config:
             return default
         value = self.values[key]
         if not isinstance(value, str):
-            raise self.error(key, f"{_echo(value)} is not a text")
+            raise self.error(key, f"{shown(value)} is not a text")
         return value
 
     def numbers(self, key: str) -> list[int] | None:
@@ -261,7 +256,7 @@ class Config:
     def refuse(self, key: str, why: str) -> None:
         """Raise where ``key`` is present and neither false, 0 nor empty: it changes the computation."""
         if self.values.get(key):
-            raise self.error(key, f"{key} = {_echo(self.values[key])} is not supported: {why}")
+            raise self.error(key, f"{key} = {shown(self.values[key])} is not supported: {why}")
 
     def check_rope(self) -> None:
         """Factors of rotary embeddings decide no shape, but a negative one is a mistake.
@@ -276,7 +271,7 @@ class Config:
             if value is None:
                 continue
             if not isinstance(value, dict):
-                raise self.error(key, f"{_echo(value)} is no object")
+                raise self.error(key, f"{shown(value)} is no object")
             for part in (value, *(v for v in value.values() if isinstance(v, dict))):
                 factor = part.get("factor")
                 if factor is None or (key == "rope_parameters" and isinstance(factor, dict)):
@@ -286,62 +281,9 @@ class Config:
                     or not isinstance(factor, int | float)
                     or not 0 < factor < math.inf
                 ):
-                    raise self.error(key, f"a factor of {_echo(factor)}", expected="a number above 0")
+                    raise self.error(key, f"a factor of {shown(factor)}", expected="a number above 0")
 
 
 def _is_part(key: str, value: object) -> bool:
     """Whether a key holds a part of a multimodal model that is no language model: a tower, a codec, a depth decoder."""
     return key.endswith("_config") and isinstance(value, dict) and _TOWER.search(key) is not None
-
-
-def _echo(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
-        return "a number of more than thirty digits"
-    text = repr(value)
-    return text if len(text) <= _ECHO else text[:_ECHO] + "..."
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object strictly: no repeated key, no more than 16 MiB.
-
-    ``NaN`` and ``Infinity``, which Python writes, are read; they are an error where a number is wanted.
-
-    Raises
-    ------
-    ModelError
-        The file cannot be read or is no JSON object.
-    """
-    where = str(path)
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(items)
-        if len(out) != len(items):
-            names = [k for k, _ in items]
-            twice = next(k for k in names if names.count(k) > 1)
-            raise ModelError("a key stands twice", where=f"{where}, key {twice[:_ECHO]!r}")
-        return out
-
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ModelError(
-                f"{size:,} bytes are no configuration",
-                where=where,
-                expected=f"at most {MAX_FILE_BYTES:,} bytes",
-            )
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the configuration: {error}", where=where) from None
-    try:
-        values = json.loads(text, object_pairs_hook=pairs)
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 0)
-        what = "nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
-        raise ModelError(
-            f"this is not valid JSON: {getattr(error, 'msg', what)}",
-            where=f"{where}, line {line}" if line else where,
-            expected="a Hugging Face config.json",
-        ) from None
-    if not isinstance(values, dict):
-        raise ModelError("a JSON object was expected", where=where)
-    return values

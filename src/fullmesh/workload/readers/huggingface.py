@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 from fullmesh.errors import ModelError, did_you_mean
+from fullmesh.reading import read_json
 from fullmesh.workload.layers.norm import Norm
 from fullmesh.workload.parameters import check_size
 from fullmesh.workload.readers import shipped
-from fullmesh.workload.readers.config import Config, read_json
+from fullmesh.workload.readers.config import Config
 from fullmesh.workload.readers.extras import other_parameters, with_extras
 from fullmesh.workload.readers.families import ACTIVATIONS, FAMILIES, REFUSED, UNSUPPORTED, Family
 from fullmesh.workload.readers.feed_forward import feed_forwards
@@ -80,7 +81,10 @@ def read_model(name_or_path: str | Path) -> tuple[ModelSpec, Config]:
                 hint=shipped.suggestion(text),
             )
         return _shipped(entry.id)
-    c = Config(read_json(path), str(path))
+    values = read_json(
+        path, what="the configuration", error=ModelError, expected="a Hugging Face config.json"
+    )
+    c = Config(values, str(path))
     own = path.resolve()
     fallback = own.parent.name if own.name == "config.json" else own.stem
     return check_size(model_from_config(c, fallback=fallback), where=str(path)), c

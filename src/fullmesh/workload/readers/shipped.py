@@ -13,7 +13,7 @@ from typing import Any
 
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ModelError
-from fullmesh.workload.readers.config import read_json
+from fullmesh.reading import read_json
 
 MODELS_DIR = DATA_DIR / "models"
 _GPT_COLUMNS = (
@@ -75,7 +75,10 @@ def all_models() -> tuple[ShippedModel, ...]:
     ModelError
         A file is wrong, or two models share a name.
     """
-    models = [_from_json(p.stem, read_json(p), p.name) for p in sorted(MODELS_DIR.glob("*.json"))]
+    models = []
+    for path in sorted(MODELS_DIR.glob("*.json")):
+        values = read_json(path, what="a shipped model", error=ModelError)
+        models.append(_from_json(path.stem, values, path.name))
     models += _from_table()
     seen: dict[str, str] = {}
     for model in models:
