@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from fullmesh.workload.ops import (
-    Element,
-    Elementwise,
-    Module,
-    Operator,
-    Product,
-    Saved,
-    Scan,
-    Tokens,
-    Weight,
-    split,
-    whole,
-)
+from fullmesh.workload.layers.recurrent import around_scan, saved_by_scan
+from fullmesh.workload.ops import Module, Operator, Saved, Scan, Weight, split
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,29 +50,17 @@ class LinearAttention:
         # and the outputs; across chunks: corrections, outputs and states
         inside = split(self.num_value_heads, self.chunk * (3.0 * self.key_dim + 2.0 * self.value_dim))
         across = split(self.num_value_heads, 6.0 * self.key_dim * self.value_dim)
-        return (
-            Product(
-                name="delta.in", tokens=Tokens.STREAM, n=keys * 2.0 + values * 2.0 + gates, k=whole(hidden)
-            ),
-            Elementwise(
-                name="delta.conv", tokens=Tokens.STREAM, width=keys * 2.0 + values, forward=(1.0, 1.0),
-                backward=(2.0, 1.0), kernels=2.0,
-            ),
+        return around_scan(
             Scan(name="delta.scan", flop=inside + across, elements=(keys + values) * 4.0),
-            Elementwise(
-                name="delta.gated_norm", tokens=Tokens.STREAM, width=values, forward=(3.0, 1.0), backward=(4.0, 2.0),
-                kernels=2.0,
-            ),
-            Product(name="delta.out", tokens=Tokens.STREAM, n=whole(hidden), k=values),
-        )  # fmt: skip
+            hidden,
+            entered=keys * 2.0 + values * 2.0 + gates,
+            convolved=keys * 2.0 + values,
+            left=values,
+        )
 
     def saved(self, hidden: int) -> tuple[Saved, ...]:
         keys = split(self.num_key_heads, self.key_dim)
         values = split(self.num_value_heads, self.value_dim)
-        return (
-            Saved(name="delta.stream", tokens=Tokens.STREAM, width=keys * 4.0 + values * 5.0),
-            Saved(
-                name="delta.states", tokens=Tokens.STREAM, width=values * (self.key_dim / self.chunk),
-                element=Element.FP32,
-            ),
-        )  # fmt: skip
+        return saved_by_scan(
+            "delta", stream=keys * 4.0 + values * 5.0, states=values * (self.key_dim / self.chunk)
+        )

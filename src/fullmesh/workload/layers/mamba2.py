@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from fullmesh.workload.ops import (
-    Element,
-    Elementwise,
-    Module,
-    Operator,
-    Product,
-    Saved,
-    Scan,
-    Tokens,
-    Weight,
-    shared,
-    split,
-    whole,
-)
+from fullmesh.workload.layers.recurrent import around_scan, saved_by_scan
+from fullmesh.workload.ops import Module, Operator, Saved, Scan, Weight, shared, split
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,30 +49,18 @@ class Mamba2:
         # inside a chunk, causal half: scores of each group, values of each head; across chunks: states in and out
         inside = (state + inner) * self.chunk
         across = inner * (4.0 * self.state_dim)
-        return (
-            Product(
-                name="mamba.in", tokens=Tokens.STREAM, n=inner * 2.0 + state * 2.0 + heads, k=whole(hidden)
-            ),
-            Elementwise(
-                name="mamba.conv", tokens=Tokens.STREAM, width=inner + state * 2.0, forward=(1.0, 1.0),
-                backward=(2.0, 1.0), kernels=2.0,
-            ),
+        return around_scan(
             Scan(name="mamba.scan", flop=inside + across, elements=(inner + state) * 4.0),
-            Elementwise(
-                name="mamba.gated_norm", tokens=Tokens.STREAM, width=inner, forward=(3.0, 1.0), backward=(4.0, 2.0),
-                kernels=2.0,
-            ),
-            Product(name="mamba.out", tokens=Tokens.STREAM, n=whole(hidden), k=inner),
-        )  # fmt: skip
+            hidden,
+            entered=inner * 2.0 + state * 2.0 + heads,
+            convolved=inner + state * 2.0,
+            left=inner,
+        )
 
     def saved(self, hidden: int) -> tuple[Saved, ...]:
         inner = split(self.num_heads, self.head_dim)
         state = shared(self.num_groups, self.state_dim)
-        return (
-            # projection, convolution in and out, gate, output, and one state a chunk
-            Saved(name="mamba.stream", tokens=Tokens.STREAM, width=inner * 5.0 + state * 4.0),
-            Saved(
-                name="mamba.states", tokens=Tokens.STREAM, width=inner * (self.state_dim / self.chunk),
-                element=Element.FP32,
-            ),
-        )  # fmt: skip
+        # projection, convolution in and out, gate, output, and one state a chunk
+        return saved_by_scan(
+            "mamba", stream=inner * 5.0 + state * 4.0, states=inner * (self.state_dim / self.chunk)
+        )
