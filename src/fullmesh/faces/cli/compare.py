@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import click
 
 from fullmesh.faces.cli.options import (
     BASES,
     NO_PLAN,
-    OBJECTIVES,
     PRECISIONS,
+    batch_option,
     json_option,
     lang_option,
+    objective_option,
+    offload_option,
     one_format,
+    searched,
+    seq_option,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -36,27 +39,15 @@ from fullmesh.glossary import Language
 @click.option(
     "--chips", help="Devices (dies of a 910C) on every machine, or one number for each, with commas."
 )
-@click.option(
-    "--batch",
-    metavar="SEQUENCES|TOKENS",
-    help='Global batch in sequences (512), or in tokens that it shall be near ("4M tokens"); chosen if absent.',
-)
-@click.option(
-    "--seq", metavar="TOKENS", help="Sequence length in tokens (8192 or 8k); 4096 or 8192 by model if absent."
-)
+@batch_option
+@seq_option
 @click.option(
     "--precision",
     default="bf16",
     show_default=True,
     help=f"Recipe: {', '.join(PRECISIONS)}. What a chip lacks is substituted, and said.",
 )
-@click.option(
-    "--objective",
-    type=click.Choice(OBJECTIVES),
-    default="time",
-    show_default=True,
-    help="What the best plan saves; for energy and money a plan may leave devices unused.",
-)
+@objective_option
 @click.option(
     "--basis",
     type=click.Choice(BASES),
@@ -65,7 +56,7 @@ from fullmesh.glossary import Language
     help="What is equal: whole supernodes, devices, packages, power or money (the last two as the first machine).",
 )
 @click.option("--tokens", default="1T", show_default=True, help="Tokens of a training run (300B, 15T).")
-@click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
+@offload_option
 @click.option("--prices", type=click.Path(), help="A price file (CSV) instead of the shipped one.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a machine.")
@@ -94,26 +85,24 @@ def command(
     from fullmesh.faces.cli.tables import show, write_csv, write_json
     from fullmesh.study.api import compare
     from fullmesh.study.fields import CSV_COLUMNS
-    from fullmesh.units import duration
 
     one_format(as_json, as_csv)
-    if sys.stderr.isatty():
-        click.echo("searching ...", err=True)
-    start = time.perf_counter()
-    result = compare(
-        model,
-        on,
-        chips=chips,
-        batch=batch,
-        seq=seq,
-        precision=precision,
-        objective=objective,
-        basis=basis,
-        tokens=tokens,
-        prices=prices,
-        offload=offload,
+    result, took = searched(
+        lambda: compare(
+            model,
+            on,
+            chips=chips,
+            batch=batch,
+            seq=seq,
+            precision=precision,
+            objective=objective,
+            basis=basis,
+            tokens=tokens,
+            prices=prices,
+            offload=offload,
+        ),
+        timing=not no_timing,
     )
-    elapsed = time.perf_counter() - start
     if as_json:
         write_json(result.to_dict())
     elif as_csv:
@@ -122,7 +111,6 @@ def command(
         show(*report(result, lang))
     say_notes(result.model)
     columns = {id(c): c for c in (*result.columns, *result.equal_packages)}.values()
-    took = "" if no_timing else f" in {duration(elapsed)}"
     click.echo(f"{sum(c.found.num_priced for c in columns):,} plans priced{took}", err=True)
     if not any(c.best for c in result.columns):
         sys.exit(NO_PLAN)

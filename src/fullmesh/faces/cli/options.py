@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     _PathType = click.ParamType[Path]
 else:  # older releases of Click have no parameter there
     _TextType = _PathType = click.ParamType
+
+Found = TypeVar("Found")
 
 # Fields that report how long something took, wherever they stand in a record.
 ELAPSED = ("engine_s", "build_s", "solve_s", "classes_s", "elapsed_s")
@@ -38,6 +43,35 @@ timing_option = click.option(
     is_flag=True,
     help="Leave out how long this took; the same input then gives the same bytes.",
 )
+
+
+batch_option = click.option(
+    "--batch",
+    metavar="SEQUENCES|TOKENS",
+    help='Global batch in sequences (512), or in tokens that it shall be near ("4M tokens"); chosen if absent.',
+)
+seq_option = click.option(
+    "--seq", metavar="TOKENS", help="Sequence length in tokens (8192 or 8k); 4096 or 8192 by model if absent."
+)
+objective_option = click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="time",
+    show_default=True,
+    help="What the best plan saves; for energy and money a plan may leave devices unused.",
+)
+offload_option = click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
+
+
+def searched(search: Callable[[], Found], *, timing: bool) -> tuple[Found, str]:
+    """What a search found, and in words how long it took, or nothing; on a terminal it is said that it runs."""
+    from fullmesh.units import duration
+
+    if sys.stderr.isatty():
+        click.echo("searching ...", err=True)
+    start = time.perf_counter()
+    found = search()
+    return found, f" in {duration(time.perf_counter() - start)}" if timing else ""
 
 
 def timing_apart(record: dict[str, Any], *, leave_out: bool) -> dict[str, Any]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import click
 
 from fullmesh.faces.cli.options import (
     NO_PLAN,
-    OBJECTIVES,
     PRECISIONS,
     InputFile,
     OutputFile,
+    batch_option,
     json_option,
     lang_option,
+    objective_option,
+    offload_option,
     one_format,
+    searched,
+    seq_option,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -31,24 +34,12 @@ from fullmesh.glossary import Language
 @click.option(
     "--chips", metavar="INTEGER", help="Devices (dies of a 910C); the machine's default size if absent."
 )
-@click.option(
-    "--batch",
-    metavar="SEQUENCES|TOKENS",
-    help='Global batch in sequences (512), or in tokens that it shall be near ("4M tokens"); chosen if absent.',
-)
-@click.option(
-    "--seq", metavar="TOKENS", help="Sequence length in tokens (8192 or 8k); 4096 or 8192 by model if absent."
-)
+@batch_option
+@seq_option
 @click.option("--precision", default="bf16", show_default=True, help=f"Recipe: {', '.join(PRECISIONS)}.")
-@click.option(
-    "--objective",
-    type=click.Choice(OBJECTIVES),
-    default="time",
-    show_default=True,
-    help="What the best plan saves; for energy and money a plan may leave devices unused.",
-)
+@objective_option
 @click.option("--top", type=int, default=10, show_default=True, help="Layouts to list.")
-@click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
+@offload_option
 @click.option(
     "--export",
     type=OutputFile(".json", ".toml"),
@@ -80,24 +71,22 @@ def command(
     from fullmesh.faces.cli.tables import show, write_csv, write_json
     from fullmesh.search.fields import PLAN_CSV_COLUMNS
     from fullmesh.study.api import best_plans, export_launch
-    from fullmesh.units import duration
 
     one_format(as_json, as_csv)
-    if sys.stderr.isatty():
-        click.echo("searching ...", err=True)
-    start = time.perf_counter()
-    found = best_plans(
-        model,
-        on,
-        chips=chips,
-        batch=batch,
-        seq=seq,
-        precision=precision,
-        objective=objective,
-        top=top,
-        offload=offload,
+    found, took = searched(
+        lambda: best_plans(
+            model,
+            on,
+            chips=chips,
+            batch=batch,
+            seq=seq,
+            precision=precision,
+            objective=objective,
+            top=top,
+            offload=offload,
+        ),
+        timing=not no_timing,
     )
-    elapsed = time.perf_counter() - start
     if as_json:
         write_json(found.to_dict())
     elif as_csv:
@@ -108,7 +97,6 @@ def command(
         export_launch(found, export)
         click.echo(f"launch settings written to {export}", err=True)
     say_notes(found.model)
-    took = "" if no_timing else f" in {duration(elapsed)}"
     click.echo(f"{found.num_priced:,} plans priced{took}", err=True)
     if found.best is None:
         sys.exit(NO_PLAN)
