@@ -171,18 +171,18 @@ def check_data(data: Any, *, where: str, error: Error, hint: str = "") -> None:
     FullmeshError
         Of the class ``error``.
     """
-    todo: list[tuple[Any, int]] = [(data, 0)]
+    todo: list[tuple[Any, int, str]] = [(data, 0, "")]  # a value, its depth, the nearest key around it
     while todo:
-        value, depth = todo.pop()
+        value, depth, key = todo.pop()
         if isinstance(value, dict | list):
             if depth >= DEEPEST:
                 raise _too_deep(where, error, hint)
-            inner = value.values() if isinstance(value, dict) else value
-            todo.extend((v, depth + 1) for v in inner if isinstance(v, dict | list | int))
+            inner = value.items() if isinstance(value, dict) else ((key, v) for v in value)
+            todo.extend((v, depth + 1, k) for k, v in inner if isinstance(v, dict | list | int))
         elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
             raise error(
                 f"the whole number {shown(value, 40)} does not fit 64 bits",
-                where=where,
+                where=f"{where}, key {shown(key)}" if key else where,
                 expected=f"at most {LARGEST_INTEGER:,}",
                 hint=hint,
             )

@@ -119,19 +119,19 @@ def log_step_variance(
     return uncertainty.variance(gradients) + unseen
 
 
-def read_arrays(name: str) -> Mapping[str, npt.NDArray[np.generic]]:
-    """The arrays of a shipped compressed file under ``data/profiles``; none where there is no such file."""
+def read_arrays(name: str, *keys: str) -> Mapping[str, npt.NDArray[np.generic]]:
+    """Arrays of a shipped compressed file under ``data/profiles``; none where there is no such file."""
     path = importlib.resources.files("fullmesh.data").joinpath(f"profiles/{name}")
     if not path.is_file():
         return {}
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+        return {key: file[key] for key in keys}
 
 
 @functools.cache
 def load_uncertainty() -> Uncertainty | None:
     """The shipped covariance; None without a fit."""
-    arrays = read_arrays("step_fits.npz")
+    arrays = read_arrays("step_fits.npz", "names", "deviation", "directions", "strength")
     if not arrays:
         return None
     return Uncertainty(

@@ -385,33 +385,32 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     spread = within_setting()
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
-    def full(index: npt.NDArray[np.intp] | list[int]) -> tuple[Estimate, ...]:
-        chosen = plans.take(np.array(index, dtype=np.intp))
-        return estimates_of(evaluate(q.model, q.machine, chosen, distinct=False)) if len(chosen) else ()
-
-    def first(rows: Iterable[int]) -> Estimate | None:
-        i = next(iter(rows), None)
-        return None if i is None else full([i])[0]
-
-    all_devices = int(plans.num_devices[feasible].max())
-    ranked = full(leaders[:top])
+    exploratory = fastest if cost[fastest] < cost[best] and missing[fastest] > missing[best] else None
+    second = next((int(i) for i in leaders if _really_different(plans, int(i), best)), None)
+    all_devices = plans.num_devices[leaders] == plans.num_devices[feasible].max()
+    whole = None if all_devices[0] else int(leaders[all_devices][0])
+    front = _pareto(priced.step_s, priced.memory_bytes, proven)
+    full = _estimates(q, plans, [*leaders[:top], *front, exploratory, second, whole])
     return dataclasses.replace(
         nothing,
-        best=ranked[0],
-        exploratory=first([fastest])
-        if cost[fastest] < cost[best] and missing[fastest] > missing[best]
-        else None,
-        missing=missing_words(q.model, q.machine, plans.plan(fastest)),
+        best=full[best],
+        exploratory=full.get(exploratory),
+        missing=() if exploratory is None else missing_words(q.model, q.machine, plans.plan(exploratory)),
         unproven=missing_words(q.model, q.machine, plans.plan(best)),
-        second=first(int(i) for i in leaders if _really_different(plans, int(i), best)),
-        whole=None
-        if plans.num_devices[best] == all_devices
-        else first(int(i) for i in leaders if plans.num_devices[i] == all_devices),
-        ranked=ranked,
-        pareto=full(_pareto(priced.step_s, priced.memory_bytes, proven)),
+        second=full.get(second),
+        whole=full.get(whole),
+        ranked=tuple(full[int(i)] for i in leaders[:top]),
+        pareto=tuple(full[int(i)] for i in front),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
     )
+
+
+def _estimates(q: Question, plans: Plans, index: Iterable[int | None]) -> dict[int | None, Estimate]:
+    """The plans of these rows in full, priced together, by row."""
+    rows = sorted({int(i) for i in index if i is not None})
+    chosen = evaluate(q.model, q.machine, plans.take(np.array(rows, dtype=np.intp)), distinct=False)
+    return dict(zip(rows, estimates_of(chosen), strict=True))
 
 
 def _surest_first(

@@ -121,7 +121,9 @@ def errors_of(group: str, signed: Floats) -> Errors:
 @functools.lru_cache(maxsize=1)
 def _held_out() -> tuple[tuple[EffectProfile, ...], dict[str, EffectProfile], frozenset[str]]:
     """Profiles fitted without a fold, without a publisher, and the configurations that were fitted on."""
-    arrays = read_arrays("step_fits.npz")
+    arrays = read_arrays(
+        "step_fits.npz", "held_out_names", "held_out_effects", "held_out_publishers", "configurations"
+    )
     if not arrays:
         return (), {}, frozenset()
     names = [str(n) for n in arrays["held_out_names"]]
