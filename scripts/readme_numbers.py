@@ -90,6 +90,8 @@ def validation_figures(summary: dict[str, Any]) -> dict[str, str]:
     out["memory.rows"] = f"{sum(e['rows'] for e in summary['memory']):,}"
     for errors in summary["memory"]:
         out[f"memory.{errors['group']}"] = percent(errors["median"])
+    refused = summary["refused_for_memory"]["all"]
+    out["refused"], out["refused.of"] = f"{refused['refused']:,}", f"{refused['rows']:,}"
     cover = summary["interval_coverage"]
     out["cover.all"] = percent(cover["all"]["share"])
     unseen = {n.removeprefix("unseen publishers: "): c for n, c in cover.items() if n.startswith("unseen")}

@@ -268,7 +268,7 @@ def test_rows_that_are_not_used_do_not_move_the_fit() -> None:
 def test_memory_effects_follow_what_is_published(table: CaseTable) -> None:
     with_memory = [r for r in read_results() if r.mem_reserved_gib or r.mem_allocated_gib][:8]
     t, _ = case_table(with_memory)
-    allocated, _ = t.peak_memory(EffectProfile(effects={}, provenance={}))
+    allocated, _, _ = t.peak_memory(EffectProfile(effects={}, provenance={}))
     nan = np.full(len(t.cases), np.nan)
     use = np.ones(len(t.cases), dtype=bool)
     more = profile_of(fit_memory(t, allocated * 1.1, nan, use))

@@ -58,6 +58,7 @@ def test_a_users_file_replaces_the_shipped_one(tmp_path: Path) -> None:
     assert price_per_device_hour(load_machine("h200"), prices) == (
         3.5,
         "rent of one dgx-h200 for an hour (assumed; our contract, 2026-10)",
+        True,
     )
     assert price_per_device_hour(load_machine("h100"), prices) is None
 
@@ -72,7 +73,8 @@ def test_rent_goes_before_purchase(tmp_path: Path) -> None:
     )
     price = price_per_device_hour(load_machine("h200"), prices)
     assert price is not None
-    assert price[0] == 3.0
+    assert price.usd_per_hour == 3.0
+    assert price.rented
 
 
 @pytest.mark.parametrize(

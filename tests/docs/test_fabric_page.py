@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fullmesh.faces.cli.fabric import command
+from fullmesh.faces.cli.main import cli
 from fullmesh.machine.file_form import (
     WIRING_KINDS,
     CableSpec,
@@ -36,12 +37,12 @@ def test_commands_of_the_page_run(line: str, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "lab.toml").write_text(re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0], encoding="utf-8")
     words = shlex.split(line)
     assert words[:2] == ["fullmesh", "fabric"]
-    result = CliRunner().invoke(command, words[2:], catch_exceptions=False)
+    result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
 def test_every_option_is_on_the_page_or_explained_by_help() -> None:
-    text = CliRunner().invoke(command, ["--help"]).output
+    text = CliRunner().invoke(cli, ["fabric", "--help"]).output
     options = {o for p in command.params for o in p.opts if o.startswith("--")}
     assert all(o in text for o in options)
     assert {o for o in options if o not in PAGE} <= {"--bytes", "--queue-pairs", "--level", "--no-timing"}

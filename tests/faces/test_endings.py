@@ -202,6 +202,22 @@ def test_an_interrupt_at_any_moment(scenario: Path) -> None:
         assert "Exception ignored" not in err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_end_while_a_kernel_is_compiled(number: int, code: int) -> None:
+    # an exception in a callback from C is told of and dropped; here the callback goes on for a minute
+    callback = f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(60)"
+    program = (
+        "import ctypes; from fullmesh.faces.cli import main; main._take_signals();"
+        f"code = compile({callback!r}, 'site-packages/llvmlite/binding/engine.py', 'exec');"
+        "ctypes.CFUNCTYPE(None)(lambda: exec(code))()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr == ("interrupted\n" if number == signal.SIGINT else "")
+
+
 def test_a_request_to_end_removes_the_temporary_file(tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys

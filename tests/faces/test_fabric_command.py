@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from fullmesh.errors import FullmeshError
 from fullmesh.faces.cli import main as entry
-from fullmesh.faces.cli.fabric import command
+from fullmesh.faces.cli.main import cli
 from fullmesh.machine import load_machine
 from fullmesh.machine.names import MACHINES_DIR
 
@@ -20,7 +20,7 @@ SUMMARY = {"devices", "switches", "links", "all_to_all"}
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(command, list(arguments), catch_exceptions=False)
+    result = CliRunner().invoke(cli, ["fabric", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -177,7 +177,7 @@ def test_mistakes_are_errors_with_exit_code_2(
     arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(FullmeshError, match=part):
-        CliRunner().invoke(command, arguments, catch_exceptions=False)
+        CliRunner().invoke(cli, ["fabric", *arguments], catch_exceptions=False)
     monkeypatch.setattr(sys, "argv", ["fullmesh", "fabric", *arguments])
     with pytest.raises(SystemExit) as stop:
         entry.main()
@@ -234,7 +234,7 @@ def test_a_users_machine_works_and_says_what_is_not_given(tmp_path: Path) -> Non
         encoding="utf-8",
     )
     assert load_machine(str(path)).id == "lab"
-    shown = CliRunner().invoke(command, [str(path), "--devices", "64"]).stderr
+    shown = CliRunner().invoke(cli, ["fabric", str(path), "--devices", "64"]).stderr
     assert (
         "infiniband: how this level is wired is not given: taken as one switch that does not block" in shown
     )

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fullmesh.errors import FullmeshError, TopologyError
-from fullmesh.faces.cli.fabric import command
+from fullmesh.faces.cli.main import cli
 from fullmesh.network import whatif
 from fullmesh.network.flow import traffic
 from fullmesh.network.wiring.build import load_topology
@@ -134,7 +134,7 @@ def test_alike_devices_need_no_list_of_pairs() -> None:
 
 def test_options_of_the_command() -> None:
     def run(*arguments: str) -> dict[str, object]:
-        result = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+        result = CliRunner().invoke(cli, ["fabric", *arguments, "--json"], catch_exceptions=False)
         assert result.exit_code == 0
         data: dict[str, object] = json.loads(result.stdout)
         return data
@@ -151,8 +151,18 @@ def test_options_of_the_command() -> None:
     )
     assert set(data) == {"devices", "switches", "links", "all_to_all", "load", "jobs", "experts", "timing"}
     text = CliRunner().invoke(
-        command,
-        ["cloudmatrix384", "--devices", "64", "--jobs", "0-31,32-63", "--load", "--experts", "ranks=16"],
+        cli,
+        [
+            "fabric",
+            "cloudmatrix384",
+            "--devices",
+            "64",
+            "--jobs",
+            "0-31,32-63",
+            "--load",
+            "--experts",
+            "ranks=16",
+        ],
     )
     for part in ("slower by", "fullest", "dispatch"):
         assert part in text.stdout
@@ -164,4 +174,6 @@ def test_options_of_the_command() -> None:
         ["--experts", "ranks=0"],
     ):
         with pytest.raises(FullmeshError):
-            CliRunner().invoke(command, ["cloudmatrix384", "--devices", "64", *bad], catch_exceptions=False)
+            CliRunner().invoke(
+                cli, ["fabric", "cloudmatrix384", "--devices", "64", *bad], catch_exceptions=False
+            )

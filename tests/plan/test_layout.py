@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullmesh.errors import PlanError
-from fullmesh.plan.layout import default_chunks, parse_layout, stage_layout
+from fullmesh.plan.layout import default_chunks, layout_text, parse_layout, stage_layout
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec, MoE
 
 MIXER = Attention(num_heads=8, num_kv_heads=8, head_dim=64)
@@ -198,3 +198,15 @@ def test_counts_follow_the_models_own_order() -> None:
 def test_a_layout_has_one_embedding_and_one_head(text: str) -> None:
     with pytest.raises(PlanError):
         stage_layout(model(4), 2, 1, text)
+
+
+@given(st.integers(1, 130), st.integers(2, 66), st.integers(0, 2))
+def test_the_default_split_as_text_means_the_same(num_layers: int, num_chunks: int, mtp: int) -> None:
+    if num_chunks > num_layers + 2:
+        return
+    text = layout_text(num_layers, num_chunks, mtp)
+    assert layers_of(text) == default_chunks(num_layers, num_chunks)
+    found = stage_layout(model(num_layers, mtp=mtp), num_chunks, 1, text)
+    same = stage_layout(model(num_layers, mtp=mtp), num_chunks, 1)
+    for name in ("counts", "embedding", "head", "mtp", "chunk_layers"):
+        assert np.array_equal(getattr(found, name), getattr(same, name))

@@ -125,7 +125,7 @@ def test_the_fastest_prediction_steps_back_where_no_result_speaks_for_it() -> No
     plans = candidates(ask(model, machine, gbs=576, seq=4096)).plans
     priced = evaluate(model, machine, plans)
     assert fastest.step_s == pytest.approx(priced.times.step_s[priced.fits].min(), rel=1e-12)
-    assert found.exploratory_gain == pytest.approx(1 - fastest.step_s / best.step_s)
+    assert found.against_best(found.exploratory) == pytest.approx(fastest.step_s / best.step_s - 1)
     missing = num_missing(model, machine, Plans.of([best.plan, fastest.plan]))
     assert missing[0] < missing[1]
     assert found.missing == missing_words(model, machine, fastest.plan) != ()

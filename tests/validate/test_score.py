@@ -19,7 +19,7 @@ from fullmesh.evidence.results import COLUMNS, SHIPPED_RESULTS, read_results
 from fullmesh.validate.gate import checks
 from fullmesh.validate.naive import naive_step_s
 from fullmesh.validate.records import report_record
-from fullmesh.validate.score import Report, RowScore, errors_of, score
+from fullmesh.validate.score import Refused, Report, RowScore, errors_of, score
 
 CommandLine = Callable[..., tuple[int, str, str]]
 # the names that the JSON must have; more may stand beside them
@@ -153,6 +153,15 @@ def _rows(*rows: dict[str, str]):  # type: ignore[no-untyped-def]
         _row({c: (BASE | r).get(c, "") for c in COLUMNS}, 2 + i, f"table, line {2 + i}")
         for i, r in enumerate(rows)
     )
+
+
+def test_a_plan_that_ran_but_would_be_refused_is_counted() -> None:
+    report = score(_rows({"id": "fits", "recompute": "full"}, {"id": "large", "mbs": "16", "gbs": "512"}))
+    shares = {r.id: r.memory_share for r in report.rows}
+    assert shares["fits"] is not None
+    assert shares["large"] is not None
+    assert shares["fits"] < 1.0 < shares["large"]
+    assert report.refused["all"] == Refused(rows=2, refused=1, largest_share=shares["large"])
 
 
 def test_a_row_that_only_publishes_memory_is_not_timed() -> None:
@@ -422,6 +431,7 @@ class TestGate:
             ),
             groups={k: tuple(times(e, 20.0) for e in g) for k, g in shipped_report.groups.items()},
             memory_median=0.5,
+            refused={"all": Refused(rows=10, refused=5, largest_share=2.0)},
             interval_coverage={"all": (100, 0.99)},
         )
         kept = {c.name for c in checks(bad)} - self.lost(bad)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 from fullmesh.catalog.facts import FactKind, load_facts, one_of, positive_number, read_csv
 from fullmesh.data import DATA_DIR
@@ -130,9 +130,17 @@ def _read_prices(path: Path) -> tuple[Price, ...]:
     return tuple(prices.values())
 
 
+class DevicePrice(NamedTuple):
+    """US dollars for one device and hour, in words what that rests on, and whether it is a rent."""
+
+    usd_per_hour: float
+    basis: str
+    rented: bool
+
+
 def price_per_device_hour(
     machine: PricedMachine, prices: tuple[Price, ...] | None = None
-) -> tuple[float, str] | None:
+) -> DevicePrice | None:
     """What one device of a machine costs for an hour.
 
     Parameters
@@ -143,17 +151,17 @@ def price_per_device_hour(
 
     Returns
     -------
-    tuple of (float, str) or None
-        US dollars for one device and hour, and in words what that rests on; None where there is no price. A rent is
-        preferred; a purchase price is spread over the amortisation period of the catalog and covers nothing else
-        (no power, hosting, network or staff).
+    DevicePrice or None
+        None where there is no price. A rent is preferred; a purchase price is spread over the amortisation period of
+        the catalog and covers nothing else (no power, hosting, network or staff).
     """
     table = {(p.item, p.per): p for p in (load_prices() if prices is None else prices)}
     for item in (machine.id, machine.chip.id):
         if rent := table.get((item, "device_hour")):
-            return (
+            return DevicePrice(
                 rent.usd,
                 f"rent of one {item} for an hour{_range(rent)} ({rent.kind}; {rent.source}, {rent.date})",
+                True,
             )
     purchase = table.get((machine.id, "unit"))
     if purchase is None:
@@ -168,7 +176,7 @@ def price_per_device_hour(
         f"{period.basis} at {utilisation.value:g} % utilisation (an assumption), without power, hosting and network "
         f"({purchase.kind}; {purchase.source}, {purchase.date})"
     )
-    return usd_per_hour, basis
+    return DevicePrice(usd_per_hour, basis, False)
 
 
 def _range(price: Price) -> str:

@@ -29,7 +29,7 @@ class StepTime:
     """Seconds of one step for every plan, with the waterfall of its bottleneck stage.
 
     Columns have shape ``(num_plans,)``; those named ``stage_`` have shape ``(num_stages,)`` and are the time of one
-    micro-batch. The parts add up to ``step_s``; what a release saves or costs is inside each of them. ``low_s`` is the
+    micro-batch. The parts add up to ``step_s``; what a release saves or costs is inside all of them. ``low_s`` is the
     bound where everything that could overlap does, ``high_s`` the one where nothing does.
     """
 
@@ -306,9 +306,9 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
         straggler_s=release * straggler,
         low_s=release * low,
         high_s=release * high,
-        stage_forward_s=t.forward_s,
-        stage_backward_s=t.backward_s,
-        stage_weight_s=t.weight_s,
+        stage_forward_s=release[stages.plan] * t.forward_s,
+        stage_backward_s=release[stages.plan] * t.backward_s,
+        stage_weight_s=release[stages.plan] * t.weight_s,
     )
 
 

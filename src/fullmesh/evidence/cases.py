@@ -78,15 +78,17 @@ class CaseTable:
         columns = {f.name: getattr(times, f.name) for f in dataclasses.fields(StepTime)}
         return StepTime(**{k: v if k.startswith("stage_") else v[back] for k, v in columns.items()})
 
-    def peak_memory(self, profile: EffectProfile) -> tuple[Floats, Floats]:
-        """Largest allocated and reserved bytes over the stages of every case, shape ``(num_cases,)`` each."""
+    def peak_memory(self, profile: EffectProfile) -> tuple[Floats, Floats, Floats]:
+        """Largest allocated, reserved and used bytes over the stages of every case, shape ``(num_cases,)`` each."""
         allocated = np.zeros(len(self.cases))
         reserved = np.zeros(len(self.cases))
+        used = np.zeros(len(self.cases))
         for group in self.groups:
             ledger = group_ledger(group, profile.table("memory", group.settings, group.setting_index))
             allocated[group.members] = group.stages.max(ledger.allocated)
             reserved[group.members] = group.stages.max(ledger.reserved)
-        return allocated, reserved
+            used[group.members] = group.stages.max(ledger.used)
+        return allocated, reserved, used
 
 
 def group_ledger(group: CaseGroup, table: TermTable) -> MemoryLedger:

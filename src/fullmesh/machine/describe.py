@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from fullmesh.catalog.facts import Fact, FactBook, load_facts
-from fullmesh.catalog.prices import load_prices, price_per_device_hour
+from fullmesh.catalog.prices import DevicePrice, load_prices, price_per_device_hour
 from fullmesh.errors import CatalogError, did_you_mean
 from fullmesh.machine.chips import chip_facts, chip_names, list_chips, load_chip
 from fullmesh.machine.hardware import Chip
@@ -30,7 +30,7 @@ class Description:
     facts : tuple of Fact
         The rows of the chip, of the items of that name and of the figures that the machine rests on, alternatives
         and rejected ones included.
-    price : tuple of (float, str) or None
+    price : DevicePrice or None
         US dollars for one device and hour, and what that rests on.
     """
 
@@ -38,7 +38,7 @@ class Description:
     record: MachineRecord | None
     chip: Chip | None
     facts: tuple[Fact, ...]
-    price: tuple[float, str] | None
+    price: DevicePrice | None
 
 
 def describe(name: str) -> Description:
@@ -163,7 +163,7 @@ def description_record(description: Description) -> dict[str, Any]:
         "machine": None if description.record is None else machine_record(description.record),
         "chip": None if description.chip is None else chip_record(description.chip),
         "facts": [fact_record(f) for f in description.facts],
-        "usd_per_device_hour": None if price is None else {"usd": price[0], "basis": price[1]},
+        "usd_per_device_hour": None if price is None else {"usd": price.usd_per_hour, "basis": price.basis},
     }
 
 

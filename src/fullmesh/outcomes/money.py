@@ -14,13 +14,14 @@ SECONDS_PER_HOUR = 3600.0
 class Money:
     """Price of a step, of a million tokens and of a whole run, with what the price rests on.
 
-    Energy is not in it: a rent includes it, a purchase price does not, and ``basis`` says which it is.
+    Energy is not in it: a rent includes it, a purchase price does not; ``rented`` and ``basis`` say which it is.
     """
 
     usd_per_device_hour: float
     usd_per_step: float
     usd_per_million_tokens: float
     usd_total: float
+    rented: bool
     basis: str
 
 
@@ -35,15 +36,15 @@ def money_of(e: Estimate, *, num_tokens: float, prices: tuple[Price, ...] | None
     found = price_per_device_hour(e.machine, prices)
     if found is None:
         return None
-    usd_per_device_hour, basis = found
-    per_step = usd_per_device_hour / SECONDS_PER_HOUR * e.plan.num_devices * e.step_s
+    per_step = found.usd_per_hour / SECONDS_PER_HOUR * e.plan.num_devices * e.step_s
     per_token = per_step / e.tokens_per_step
     return Money(
-        usd_per_device_hour=usd_per_device_hour,
+        usd_per_device_hour=found.usd_per_hour,
         usd_per_step=per_step,
         usd_per_million_tokens=per_token * 1e6,
         usd_total=per_token * num_tokens,
-        basis=basis,
+        rented=found.rented,
+        basis=found.basis,
     )
 
 

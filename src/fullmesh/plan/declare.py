@@ -119,8 +119,9 @@ class PlanField:
         """
         name = called or self.name
         if self.kind in ("choice", "names"):
-            wrong = self._unknown_names(value)
-            if wrong is not None:
+            unknown = self._unknown_names(value)
+            if unknown:
+                wrong = unknown[0]
                 word = "recompute module" if self.kind == "names" else f"{name} ="
                 raise PlanError(
                     f"{word} {_shown(wrong)} is unknown",
@@ -131,13 +132,12 @@ class PlanField:
         elif not self._in_range(value):
             raise PlanError(f"{name} = {_shown(value)}", where=where, expected=self.expected)
 
-    def _unknown_names(self, value: Any) -> Any:
-        """What of a choice or of a tuple of names is not known, None if nothing."""
-        if self.kind == "choice":
-            return None if value in self.choices else value
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            return value
-        return next((v for v in value if v not in self.choices), None)
+    def _unknown_names(self, value: Any) -> list[Any]:
+        """What of a choice or of a tuple of names is not known."""
+        if self.kind == "choice" or isinstance(value, str) or not isinstance(value, Sequence):
+            known = self.kind == "choice" and isinstance(value, str) and value in self.choices
+            return [] if known else [value]
+        return [v for v in value if not isinstance(v, str) or v not in self.choices]
 
     def _in_range(self, value: Any) -> bool:
         is_bool = isinstance(value, bool | np.bool_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import numpy as np
@@ -101,6 +102,16 @@ def default_chunks(num_layers: int, num_chunks: int) -> list[int]:
     for i in range(start, start + extra):
         chunks[i] += 1
     return chunks
+
+
+def layout_text(num_layers: int, num_chunks: int, mtp_layers: int = 0) -> str:
+    """The default chunks in Megatron's notation, ``Et|(t*2|)*6tL``."""
+    first, *between, last = (f"t*{n}" if n > 1 else "t" * n for n in default_chunks(num_layers, num_chunks))
+    text = f"E{first}|"
+    for chunk, equal in itertools.groupby(between):
+        repeats = len(list(equal))
+        text += f"({chunk}|)*{repeats}" if repeats > 1 else f"{chunk}|"
+    return text + last + "m" * mtp_layers + "L"
 
 
 @functools.lru_cache(maxsize=4096)

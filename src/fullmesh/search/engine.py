@@ -40,6 +40,8 @@ OBJECTIVES = ("time", "energy", "money")
 MEMORY_MARGIN = 0.08
 # Layouts of which the uncertainty is weighed, from the cheapest on.
 WEIGHED = 64
+# Plans of the front of step time against memory that are kept.
+FRONT = 12
 # Plans priced at once: large enough to be quick, small enough to stay in cache and memory.
 CHUNK = 4096
 
@@ -70,13 +72,16 @@ class SearchResult(Result):
     unproven : tuple of str
         The same of the best plan.
     second : Estimate or None
-        The best plan of a really different layout (another tp, cp or pp, or parameters sharded instead).
+        The best plan of a really different layout (another tp, cp or pp, or parameters sharded instead) beside these.
+    roomy : Estimate or None
+        Where the best plan leaves less memory than the model may be off by: the cheapest as proven that leaves more.
     whole : Estimate or None
         Where the best plan leaves devices unused: the best one that uses all of them.
     ranked : tuple of Estimate
         The best plans, at most one for each layout (tp, cp, pp, ep, zero).
     pareto : tuple of Estimate
-        Plans that no other beats in both step time and memory, fastest first.
+        Plans that no other beats in both step time and memory, fastest first, at most ``FRONT``; of those that miss
+        no more published results than the best.
     num_ties : int
         Layouts whose step time differs from the best by less than the model's own error.
     tie_ratio : float
@@ -87,6 +92,7 @@ class SearchResult(Result):
     machine: Machine
     gbs: int
     seq: int
+    batch_note: str
     precision: str
     substituted: str
     objective: str
@@ -100,6 +106,7 @@ class SearchResult(Result):
     missing: tuple[str, ...]
     unproven: tuple[str, ...]
     second: Estimate | None
+    roomy: Estimate | None
     whole: Estimate | None
     ranked: tuple[Estimate, ...]
     pareto: tuple[Estimate, ...]
@@ -118,40 +125,17 @@ class SearchResult(Result):
         tried = () if not self.unproven else (f"no published result with {'; '.join(self.unproven)}",)
         return (*caveats_of(self.machine, self.software.stack).notes, *tried)
 
-    @property
-    def exploratory_gain(self) -> float:
-        """By how much the exploratory plan is predicted faster, as a share; nan where there is none."""
-        if self.best is None or self.exploratory is None:
-            return math.nan
-        return 1.0 - _device_seconds(self.exploratory) / _device_seconds(self.best)
+    def against_best(self, e: Estimate | None) -> float:
+        """How much more of what the objective saves a plan takes than the best, as a share; nan without one of them.
 
-    @property
-    def roomy(self) -> Estimate | None:
-        """Where the best plan leaves less memory than the model may be off by: the fastest that leaves more."""
-        if self.best is None or _leaves_room(self.best):
-            return None
-        return next((e for e in self.pareto if _leaves_room(e)), None)
-
-    @property
-    def roomy_loss(self) -> float:
-        """By how much that plan is slower than the best, as a share; nan where there is none."""
-        if self.best is None or self.roomy is None:
+        Energy and money go with the device-seconds.
+        """
+        if self.best is None or e is None:
             return math.nan
-        return self.roomy.step_s / self.best.step_s - 1.0
-
-    @property
-    def second_loss(self) -> float:
-        """By how much the second layout is slower than the best, as a share; nan where there is none."""
-        if self.best is None or self.second is None:
-            return math.nan
-        return self.second.step_s / self.best.step_s - 1.0
-
-    @property
-    def whole_cost(self) -> float:
-        """How much more energy or money the best plan on all devices takes, as a share; nan where there is none."""
-        if self.best is None or self.whole is None:
-            return math.nan
-        return _device_seconds(self.whole) / _device_seconds(self.best) - 1.0
+        ratio = e.step_s / self.best.step_s
+        if self.objective != "time":
+            ratio *= e.plan.num_devices / self.best.plan.num_devices
+        return ratio - 1.0
 
     def __str__(self) -> str:
         head = (
@@ -188,14 +172,6 @@ class SearchResult(Result):
         head = ["", *(f.label() for f in fields)]
         lines = [[e.plan.text(), *cells(fields, e)] for e in self.ranked]
         return [head, *lines] if lines else [head, [str(self.closest)]]
-
-
-def _device_seconds(e: Estimate) -> float:
-    return e.step_s * e.plan.num_devices
-
-
-def _leaves_room(e: Estimate) -> bool:
-    return e.memory_bytes <= (1.0 - MEMORY_MARGIN) * e.capacity_bytes
 
 
 _MEANING = {
@@ -353,6 +329,7 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         machine=q.machine,
         gbs=q.gbs,
         seq=q.seq,
+        batch_note=q.batch_note,
         precision=q.precision,
         substituted=q.substituted,
         objective=q.objective,
@@ -366,6 +343,7 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         missing=(),
         unproven=(),
         second=None,
+        roomy=None,
         whole=None,
         ranked=(),
         pareto=(),
@@ -386,11 +364,14 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
     exploratory = fastest if cost[fastest] < cost[best] and missing[fastest] > missing[best] else None
-    second = next((int(i) for i in leaders if _really_different(plans, int(i), best)), None)
+    others = (int(i) for i in leaders if i != exploratory)
+    second = next((i for i in others if _really_different(plans, i, best)), None)
+    room = proven[priced.memory_bytes[proven] <= (1.0 - MEMORY_MARGIN) * q.machine.chip.hbm_bytes]
+    roomy = None if best in room or not len(room) else int(room[np.argmin(cost[room])])
     all_devices = plans.num_devices[leaders] == plans.num_devices[feasible].max()
     whole = None if all_devices[0] else int(leaders[all_devices][0])
     front = _pareto(priced.step_s, priced.memory_bytes, proven)
-    full = _estimates(q, plans, [*leaders[:top], *front, exploratory, second, whole])
+    full = _estimates(q, plans, [*leaders[:top], *front, exploratory, second, roomy, whole])
     return dataclasses.replace(
         nothing,
         best=full[best],
@@ -398,6 +379,7 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         missing=() if exploratory is None else missing_words(q.model, q.machine, plans.plan(exploratory)),
         unproven=missing_words(q.model, q.machine, plans.plan(best)),
         second=full.get(second),
+        roomy=full.get(roomy),
         whole=full.get(whole),
         ranked=tuple(full[int(i)] for i in leaders[:top]),
         pareto=tuple(full[int(i)] for i in front),
@@ -514,7 +496,7 @@ def _pareto(step: Floats, memory: Floats, feasible: npt.NDArray[np.intp]) -> npt
         if memory[i] < 0.98 * lowest:
             kept.append(int(i))
             lowest = float(memory[i])
-    return np.array(kept[:12], dtype=np.intp)
+    return np.array(kept[:FRONT], dtype=np.intp)
 
 
 def _closest(q: Question, evaluations: list[Evaluation]) -> Infeasible:

@@ -33,6 +33,7 @@ def search_record(found: SearchResult) -> dict[str, Any]:
         "num_devices": found.machine.num_devices,
         "global_batch": found.gbs,
         "seq": found.seq,
+        "batch_note": found.batch_note,
         "precision": found.precision,
         "substituted": found.substituted,
         "objective": found.objective,

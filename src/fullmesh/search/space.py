@@ -50,6 +50,8 @@ class Question:
     objective : {"time", "energy", "money"}
     substituted : str
         Which precision was asked for and replaced, empty where none was.
+    batch_note : str
+        How the batch was chosen, in words.
     """
 
     model: ModelSpec
@@ -62,6 +64,7 @@ class Question:
     offload: bool = False
     objective: str = "time"
     substituted: str = ""
+    batch_note: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

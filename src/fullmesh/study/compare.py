@@ -77,7 +77,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Throughput of one machine over another's, as whole machines and per package.
+    """Throughput of one machine over another's, as whole machines and for each package that the plans use.
 
     Parameters
     ----------
@@ -235,6 +235,10 @@ def _ratios(columns: Sequence[Column]) -> tuple[Ratio, ...]:
     return tuple(out)
 
 
+def _packages(e: Estimate) -> float:
+    return e.plan.num_devices / e.machine.devices_per_package
+
+
 def _ratio(one: Column, other: Column) -> Ratio:
     """The faster machine over the slower one."""
     assert one.best is not None
@@ -253,7 +257,7 @@ def _ratio(one: Column, other: Column) -> Ratio:
         ratio=ratio,
         low=ratio * math.exp(-spread) if known else math.nan,
         high=ratio * math.exp(spread) if known else math.nan,
-        per_package=ratio * other.machine.num_packages / one.machine.num_packages,
+        per_package=ratio * _packages(b) / _packages(a),
         tie=is_close(a, b) if known else None,
         reason=reason(a, b, waterfall(a), waterfall(b)),
     )

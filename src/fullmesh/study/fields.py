@@ -15,6 +15,7 @@ from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.fields import ESTIMATE_FIELDS, estimate_record, infeasible_record, limit_text
 from fullmesh.output import formats
 from fullmesh.output.fields import Field, columns, figure, lifted, record, row
+from fullmesh.search import SearchResult
 from fullmesh.study.compare import Column, Comparison, Ratio
 from fullmesh.units import duration, si_prefix
 
@@ -58,16 +59,22 @@ def _peak(c: Column, lang: Language) -> str:
     return f"{si_prefix(c.matrix_flop_per_s, 'FLOP/s')} ({c.machine.num_devices:,} x {each})"
 
 
+def against_best(found: SearchResult, e: Estimate, lang: Language) -> str:
+    """How much more a plan takes than the best, with its sign, and of what where that is not time."""
+    what = "" if found.objective == "time" else f" {label(f'objective_{found.objective}', lang)}"
+    return formats.change(found.against_best(e)) + what
+
+
 def _second(c: Column, lang: Language) -> str:
     second = c.found.second
-    return "-" if second is None else f"{second.plan.text()} (+{formats.percent(c.found.second_loss)})"
+    return "-" if second is None else f"{second.plan.text()} ({against_best(c.found, second, lang)})"
 
 
 def _roomy(c: Column, lang: Language) -> str:
     roomy = c.found.roomy
     if roomy is None:
         return "-"
-    more = f"+{formats.percent(c.found.roomy_loss)}, {formats.gigabytes(roomy.memory_bytes)}"
+    more = f"{against_best(c.found, roomy, lang)}, {formats.gigabytes(roomy.memory_bytes)}"
     return f"{roomy.plan.text()} ({more})"
 
 
@@ -75,7 +82,7 @@ def _exploratory(c: Column, lang: Language) -> str:
     plan = c.found.exploratory
     if plan is None:
         return "-"
-    return f"{plan.plan.text()} (-{formats.percent(c.found.exploratory_gain)}; {'; '.join(c.found.missing)})"
+    return f"{plan.plan.text()} ({against_best(c.found, plan, lang)}; {'; '.join(c.found.missing)})"
 
 
 def whole_text(c: Column, lang: Language) -> str:
@@ -87,7 +94,7 @@ def whole_text(c: Column, lang: Language) -> str:
     days = (
         "" if c.time_to_tokens_s is None else f", {duration(c.time_to_tokens_s * whole.step_s / best.step_s)}"
     )
-    return f"{whole.plan.text()} (+{formats.percent(c.found.whole_cost)}, {faster}{days})"
+    return f"{whole.plan.text()} ({against_best(c.found, whole, lang)}, {faster}{days})"
 
 
 def _ties(c: Column, lang: Language) -> str:

@@ -10,19 +10,20 @@ from fullmesh.files import check_writable, write_text
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.plan import Plan
 from fullmesh.plan.declare import Setting
+from fullmesh.plan.layout import layout_text
 from fullmesh.plan.plan import FIELDS
 
 LAUNCH_ENDINGS = (".json", ".toml")
 
 
-def launch_settings(plan: Plan, num_layers: int) -> dict[str, Setting]:
+def launch_settings(plan: Plan, num_layers: int, mtp_layers: int = 0) -> dict[str, Setting]:
     """Arguments of Megatron's ``pretrain_gpt.py`` without the leading dashes, only those that a plan decides.
 
     Their names stand with the fields of a plan; here stands what depends on several fields or on the model.
 
     Parameters
     ----------
-    num_layers : int
+    num_layers, mtp_layers : int
         Of the model, for the layers of a virtual stage.
     """
     out: dict[str, Setting] = {}
@@ -34,10 +35,12 @@ def launch_settings(plan: Plan, num_layers: int) -> dict[str, Setting]:
             out |= field.export.get(value, {})
         elif field.export and value:
             out[field.export] = list(value) if isinstance(value, tuple) else value
-    if plan.vpp > 1 and num_layers % (plan.pp * plan.vpp) == 0:
-        out["num-layers-per-virtual-pipeline-stage"] = num_layers // (plan.pp * plan.vpp)
+    num_chunks = plan.pp * plan.vpp
+    # a layout says all of it: Megatron refuses a number of virtual stages or of their layers beside one
+    if plan.layout or num_layers % num_chunks:
+        out["pipeline-model-parallel-layout"] = plan.layout or layout_text(num_layers, num_chunks, mtp_layers)
     elif plan.vpp > 1:
-        out["num-virtual-stages-per-pipeline-rank"] = plan.vpp
+        out["num-layers-per-virtual-pipeline-stage"] = num_layers // num_chunks
     if plan.recompute == "full":
         out["recompute-num-layers"] = max(1, round(plan.recompute_fraction * num_layers / plan.pp))
     if plan.offload_optimizer:
@@ -73,7 +76,7 @@ def write_launch(e: Estimate, path: Path) -> None:
         "devices": e.plan.num_devices,
         "predicted_step_s": e.step_s,
     }
-    settings = launch_settings(e.plan, e.model.num_layers)
+    settings = launch_settings(e.plan, e.model.num_layers, e.model.mtp_layers)
     if path.suffix.lower() == ".json":
         text = json.dumps({"scenario": head, "arguments": settings}, indent=2) + "\n"
     else:

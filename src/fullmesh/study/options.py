@@ -185,9 +185,8 @@ def read_chips(value: int | str | Sequence[int] | None, num_machines: int) -> li
     """
     if value is None:
         return [None] * num_machines
-    parts: Sequence[object] = (
-        value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
-    )
+    several = value.split(",") if isinstance(value, str) else value
+    parts: Sequence[object] = several if isinstance(several, Sequence) else [several]
     counts: list[int | None] = []
     for part in parts:
         text = str(part).strip()
@@ -226,7 +225,11 @@ def read_machines(
     FullmeshError
         None is named, one is unknown or cannot have that size.
     """
-    given = on.split(",") if isinstance(on, str) else [on] if isinstance(on, Machine) else list(on)
+    given = on.split(",") if isinstance(on, str) else [on] if isinstance(on, Machine) else on
+    if not isinstance(given, Sequence) or not all(isinstance(n, str | Machine) for n in given):
+        raise ScenarioError(
+            f"cannot read {_shown(on)}", where="--on", expected="names of machines, or Machines"
+        )
     names = [n if isinstance(n, Machine) else n.strip() for n in given]
     names = [n for n in names if n]
     if not names:

@@ -17,6 +17,7 @@ The functions of :mod:`fullmesh.study.api` and the commands call what stands her
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ COMPARED_LAYOUTS = 5
 
 def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options) -> Question:
     """The question that the options put to one machine."""
-    return ask(
+    question = ask(
         model,
         machine,
         gbs=batch.gbs,
@@ -52,6 +53,7 @@ def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options
         objective=options.objective,
         offload=options.offload,
     )
+    return dataclasses.replace(question, batch_note=batch.note)
 
 
 def best_of(question: Question, *, top: int) -> SearchResult:

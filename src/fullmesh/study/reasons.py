@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.waterfall import GROUPS, Waterfall
+from fullmesh.plan import Plan
 from fullmesh.units import si_prefix
 
 _COMMUNICATION = {
@@ -76,10 +77,16 @@ def _phrase(
         return f"exposed communication, mostly {_COMMUNICATION[worst]}, {takes}"
     if group == "pipeline":
         return (
-            f"waiting in the pipeline {takes} (PP {fast.plan.pp} with {fast.plan.num_microbatches} micro-batches "
-            f"against PP {slow.plan.pp} with {slow.plan.num_microbatches})"
+            f"waiting in the pipeline {takes} ({_pipeline(fast.plan)} with {fast.plan.num_microbatches} "
+            f"micro-batches against {_pipeline(slow.plan)} with {slow.plan.num_microbatches})"
         )
     return f"optimizer, once-a-step and straggler time {takes}"
+
+
+def _pipeline(plan: Plan) -> str:
+    """Stages, chunks of each where there are several, and another schedule than the usual one."""
+    chunks = f"x{plan.vpp}" if plan.vpp > 1 else ""
+    return f"PP {plan.pp}{chunks}" + ("" if plan.schedule == "1f1b" else f" {plan.schedule}")
 
 
 def _percent(value: float) -> str:

@@ -134,7 +134,7 @@ def _usd_per_hour(machine: Machine, prices: tuple[Price, ...] | None) -> float:
             expected=f"a row for {machine.id} or {machine.chip.id} in the price file",
             hint="give a price file with --prices FILE",
         )
-    return price[0]
+    return price.usd_per_hour
 
 
 def _nearest(machine: Machine, wanted: float) -> Machine:

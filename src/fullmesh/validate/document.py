@@ -78,6 +78,18 @@ def accuracy_document(report: Report) -> str:
         "",
         f"Mean of the publishers' medians: {_percent(report.memory_median)}.",
         "",
+        "Plans that ran, so that they must fit, and how many of them the memory model would refuse (tiers A and B,",
+        "pre-training; nothing was fitted on this). Where a source does not say what it recomputes, nothing is assumed",
+        "to be, which may not be how it fitted.",
+        "",
+        "| publisher | plans | refused | largest need over capacity |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {r.rows} | {r.refused} | {r.largest_share:.2f} |"
+            for name, r in report.refused.items()
+            if r.refused
+        ),
+        "",
         f"## The {WORST} worst rows",
         "",
         *_worst(report),

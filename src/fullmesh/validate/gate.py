@@ -66,6 +66,7 @@ def checks(report: Report) -> tuple[Check, ...]:
     done_a, all_a = report.coverage["tier A"]
     done_b, all_b = report.coverage["tier B"]
     odd, all_rows = report.coverage["outliers"]
+    refused = report.refused["all"]
     covered = report.interval_coverage["all"][1]
 
     def most(name: str, key: str, value: float) -> Check:
@@ -84,6 +85,7 @@ def checks(report: Report) -> tuple[Check, ...]:
         most("median error, MoE", "moe_median", kinds["MoE"].median),
         most(f"worst chip family ({worst.group})", "family_median", worst.median),
         most("peak memory, mean of publishers' medians", "memory_median", report.memory_median),
+        most("plans that ran, but are refused", "refused_share", refused.refused / max(refused.rows, 1)),
         most("median over the naive model's", "naive_median_ratio", fitted.median / naive.median),
         most("90th percentile over the naive model's", "naive_p90_ratio", fitted.p90 / naive.p90),
         least("80 % interval covers, at least", "interval_coverage_low", covered),

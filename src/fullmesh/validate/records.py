@@ -37,6 +37,7 @@ def report_record(report: Report) -> dict[str, Any]:
             "groups": {name: [_errors(e) for e in group] for name, group in report.groups.items()},
             "memory": [_errors(e) for e in report.memory],
             "memory_mean_of_publisher_medians": report.memory_median,
+            "refused_for_memory": {k: dataclasses.asdict(r) for k, r in report.refused.items()},
             "alternative_bins": [_errors(e) for e in report.alternatives],
             "interval_coverage": {
                 k: {"rows": n, "share": s} for k, (n, s) in report.interval_coverage.items()

@@ -31,7 +31,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RowScore:
-    """One row of the table with what we predict for it."""
+    """One row of the table with what we predict for it.
+
+    ``memory_share`` is what the plan takes of a device's memory as predicted: above one it would be refused.
+    """
 
     id: str
     status: str
@@ -58,6 +61,7 @@ class RowScore:
     memory_kind: str
     published_memory_bytes: float | None
     predicted_memory_bytes: float | None
+    memory_share: float | None
     fitted_on: bool
     assumptions: tuple[str, ...]
 
@@ -86,6 +90,15 @@ class Errors:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Plans that ran somewhere and would be refused for want of memory, and the largest share of it they would take."""
+
+    rows: int
+    refused: int
+    largest_share: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What ``fullmesh validate`` prints and writes."""
 
@@ -95,6 +108,7 @@ class Report:
     groups: dict[str, tuple[Errors, ...]]
     memory: tuple[Errors, ...]
     memory_median: float
+    refused: dict[str, Refused]
     interval_coverage: dict[str, tuple[int, float]]
     alternatives: tuple[Errors, ...]
     shipped: bool
@@ -189,6 +203,7 @@ class _Predicted:
     variance: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     allocated: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     reserved: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    memory_share: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     fitted: npt.NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
@@ -198,7 +213,7 @@ def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predic
     uncertainty = load_uncertainty()
     published = np.array([published_step_s(c.row) or np.nan for c in table.cases])
     predicted = table.step_times(load_effects()).step_s
-    allocated, reserved = table.peak_memory(load_effects())
+    allocated, reserved, used = table.peak_memory(load_effects())
     shipped_rows = read_results()
     fold_of_key = folds(shipped_rows)
     fold_of = {configuration(r): fold_of_key[r.run_key] for r in shipped_rows}
@@ -238,6 +253,7 @@ def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predic
         else table.log_variances(load_effects(), uncertainty),
         allocated=allocated,
         reserved=reserved,
+        memory_share=used / np.array([c.machine.chip.hbm_bytes for c in table.cases]),
         fitted=fitted,
     )
 
@@ -310,6 +326,7 @@ def _row_score(
         predicted_memory_bytes=float((p.allocated if kind == "allocated" else p.reserved)[i])
         if i is not None and memory
         else None,
+        memory_share=float(p.memory_share[i]) if i is not None else None,
         fitted_on=bool(p.fitted[i]) and status == "ok" if i is not None else False,
         assumptions=case.assumptions if case else (),
     )
@@ -359,10 +376,26 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         groups=groups,
         memory=(*memory, *beside),
         memory_median=float(np.mean([m.median for m in memory])) if memory else float("nan"),
+        refused=_refused(predicted),
         interval_coverage=held_out_coverage() if shipped else _interval_coverage(scored),
         alternatives=(),
         shipped=shipped,
     )
+
+
+def _refused(rows: Sequence[RowScore]) -> dict[str, Refused]:
+    """By publisher, and of all."""
+
+    def count(members: Sequence[RowScore]) -> Refused:
+        shares = np.array([r.memory_share for r in members], dtype=float)
+        return Refused(
+            rows=len(shares),
+            refused=int((shares > 1.0).sum()),
+            largest_share=float(shares.max(initial=0.0)),
+        )
+
+    names = sorted({r.publisher for r in rows})
+    return {"all": count(rows)} | {n: count([r for r in rows if r.publisher == n]) for n in names}
 
 
 def _errors(group: str, rows: Sequence[RowScore], column: str) -> Errors:

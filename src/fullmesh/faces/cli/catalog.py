@@ -297,7 +297,7 @@ def _structure_table(description: Description) -> Table:
         "power covers": machine.power_basis,
         "price of a device-hour": "no price"
         if description.price is None
-        else f"US$ {description.price[0]:.3g}: {description.price[1]}",
+        else f"US$ {description.price.usd_per_hour:.3g}: {description.price.basis}",
         "source of the structure": record.source,
     }
     for label, text in rows.items():

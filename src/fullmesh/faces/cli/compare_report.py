@@ -130,8 +130,9 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         f"- {title('bounds', lang)}: the step if all communication that may overlap did, and if none did, with "
         "kernels and collectives as predicted. The 80 % interval also covers what those may be off by, so it may "
         "reach further.",
-        "- Step times are without failures and restarts. The best plan is taken from those that published results "
-        "speak for: each pair of its attributes has been run together on chips with the same cores.",
+        "- Step times are without failures and restarts. The best plan is the one that does best at the far end "
+        "of its interval, which is further for each pair of attributes that no published result has together on "
+        "chips with the same cores; which pairs the best plan lacks is said below.",
     ]
     if any(x.found.exploratory for x in c.columns):
         lines.append(
@@ -142,13 +143,14 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         lines += [f"- {x.machine.name}: {note}." for note in x.found.notes]
     if any(x.found.roomy for x in c.columns):
         lines.append(
-            f"- {title('roomy_plan', lang)}: the fastest plan that leaves {percent(MEMORY_MARGIN, 0)} of the memory, "
+            f"- {title('roomy_plan', lang)}: the best plan that leaves {percent(MEMORY_MARGIN, 0)} of the memory, "
             "where the best one leaves less than the memory model may be off by."
         )
     if any(x.found.whole for x in c.columns):
         lines.append(
             f"- {title('whole_plan', lang)}: what is saved by leaving devices unused goes with longer training; the "
-            "figures in brackets are what all devices cost more, and what they save in time."
+            "figures in brackets are what all devices cost more, and what they save in time. Devices, racks, power and "
+            "peak above are those of the whole machine; energy, money and ratios count the devices that a plan uses."
         )
     for x in c.columns:
         if x.best and (note := fixed_share_note(x.best)):
@@ -161,6 +163,11 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
             by_basis.setdefault(x.best.interval.basis, []).append(x.machine.name)
     for basis, names in by_basis.items():
         lines.append(f"- {label('interval', lang)} ({', '.join(names)}): {basis}.")
+    if len({x.money.rented for x in c.columns if x.money}) > 1:
+        lines.append(
+            "- Money is not like for like here: one machine is rented, another bought, and a purchase covers neither "
+            "power nor hosting; prices of your own go into a file (--prices)."
+        )
     for x in c.columns:
         if x.found.substituted:
             lines.append(f"- {x.machine.name}: {x.found.substituted}.")

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import click
@@ -173,13 +174,30 @@ def _cannot_write(error: OSError) -> int:
     return MISTAKE
 
 
-def _on_interrupt(*_: Any) -> None:
+def _on_interrupt(_: int, frame: FrameType | None) -> None:
     _signals.append(signal.SIGINT)
+    if _compiles(frame):
+        try:
+            os.write(2, b"interrupted\n")
+        finally:
+            os._exit(INTERRUPTED)
     raise KeyboardInterrupt
 
 
-def _on_end(number: int, _: Any) -> None:
+def _on_end(number: int, frame: FrameType | None) -> None:
+    if _compiles(frame):
+        os._exit(128 + number)
     raise SystemExit(128 + number)
+
+
+def _compiles(frame: FrameType | None) -> bool:
+    """Whether a kernel is being compiled. An exception would end in a callback of the compiler, which tells of it and
+    goes on, or crashes; no file of ours is open at such a moment, so the process may end at once."""
+    while frame is not None:
+        if "llvmlite" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _of_click(error: click.ClickException) -> FullmeshError:

@@ -22,10 +22,11 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
     """Tables and lines of a search."""
     counts = parameter_counts(r.model)
     active = f", {formats.parameters(counts.active)} active" if r.model.is_moe else ""
+    said = f" ({r.batch_note})" if r.batch_note else ""
     out: list[Table | str] = [
         f"{r.model.name}: {formats.parameters(counts.total)} parameters{active}. On {r.machine.num_devices:,} devices "
         f"of {r.machine.name} with {gigabytes(r.machine.chip.hbm_bytes)} each, {label('batch', lang)} {r.gbs:,} x "
-        f"{r.seq:,} tokens, {formats.precision(r.precision)}, {r.software.label}; {r.num_enumerated:,} plans "
+        f"{r.seq:,} tokens{said}, {formats.precision(r.precision)}, {r.software.label}; {r.num_enumerated:,} plans "
         f"enumerated, {r.num_fitting:,} fit.",
     ]
     if r.substituted:
@@ -36,18 +37,24 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
         out.append(f"{title('does_not_fit', lang)}: {limit_text(r.closest)}.")
         return [*out, _rejected_table(r, lang)]
     out += [_plans_table(r, r.ranked, label("best_plans", lang), lang)]
+    losses = [r.against_best(e) for e in r.ranked]
+    if losses != sorted(losses):
+        out.append(
+            "Ordered by the far end of the interval: what fewer published results speak for stands further back."
+        )
     out.append(_tie_text(r, lang))
     out.append(f"{label('interval', lang)}: {r.best.interval.basis}.")
     if r.exploratory is not None:
+        gain = percent(-r.against_best(r.exploratory))
         out.append(
-            f"{title('exploratory_plan', lang)}: {r.exploratory.plan.text()}, predicted {percent(r.exploratory_gain)} "
-            f"faster; no published result has {'; '.join(r.missing)}."
+            f"{title('exploratory_plan', lang)}: {r.exploratory.plan.text()}, predicted {gain} "
+            f"{'faster' if r.objective == 'time' else 'cheaper'}; no published result has {'; '.join(r.missing)}."
         )
     out += [note[:1].upper() + note[1:] + "." for note in r.notes]
     if r.whole is not None:
         out.append(
             f"{title('whole_plan', lang)}: {r.whole.plan.text()}, {r.best.step_s / r.whole.step_s:.3g} times as fast "
-            f"for {percent(r.whole_cost)} more {r.objective}."
+            f"for {formats.change(r.against_best(r.whole))} {r.objective}."
         )
     if note := fixed_share_note(r.best):
         out.append(note[:1].upper() + note[1:] + ".")

@@ -55,7 +55,7 @@ class Sheet(Table):
         out += [self._part(part, width) for part in parts]
         if dropped:
             names = ", ".join(str(self.columns[i].header) for i in sorted(dropped))
-            out.append(Text(f"not shown at this width: {names}"))
+            out.append(Text(f"not shown at this width: {names}\n"))
         return out
 
     def _split(self, kept: Sequence[int], width: int) -> list[list[int]]:

@@ -58,6 +58,8 @@ def show(*items: Table | str, plain_width: int = PLAIN_WIDTH) -> None:
             print_fitted(out, item)
         elif item.startswith("- "):
             entry = Table.grid(padding=(0, 1, 0, 0))
+            entry.add_column()
+            entry.add_column(overflow="fold")  # wide characters are wrapped one too late, and would be cut
             entry.add_row("-", Text(item[2:]))
             out.print(entry)
         else:

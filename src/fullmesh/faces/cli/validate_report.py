@@ -120,6 +120,18 @@ def show_report(report: Report, worst: int) -> None:
     if report.memory:
         show(_lines("Peak memory, like with like", "publisher", report.memory))
         show(f"mean of the publishers' medians: {percent(report.memory_median)}", "")
+    if any(r.refused for r in report.refused.values()):
+        t = table(
+            "Plans that ran, but the memory model would refuse",
+            "publisher",
+            "plans",
+            "refused",
+            "largest need",
+        )
+        for name, r in report.refused.items():
+            if r.refused:
+                t.add_row(name, str(r.rows), str(r.refused), f"{r.largest_share:.0%} of memory")
+        show(t)
     show_worst(report, worst)
 
 

@@ -213,8 +213,10 @@ def _by_rule(c: Config, family: Family, num_layers: int, *, told: bool) -> dict[
         # every layer has experts, as far as the configuration says
         if by_exception and "mlp_only_layers" not in c.values:
             c.assumed["mlp_only_layers"] = []
-        elif not by_exception and not c.has("moe_layer_freq"):
-            c.assumed |= {"first_k_dense_replace": 0, "mlp_layer_types": "all sparse"}
+        elif not by_exception:
+            c.assumed["first_k_dense_replace"] = 0
+            if not c.has("moe_layer_freq"):
+                c.assumed["mlp_layer_types"] = "all sparse"
     if first > num_layers:
         raise c.error(
             key or "", f"{first} dense layers", expected=f"at most the {num_layers} layers of the model"
