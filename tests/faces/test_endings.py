@@ -218,6 +218,28 @@ def test_an_end_while_a_kernel_is_compiled(number: int, code: int) -> None:
     assert done.stderr == ("interrupted\n" if number == signal.SIGINT else "")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_end_in_a_callback_is_not_lost(number: int, code: int) -> None:
+    # Python tells of an exception in the callback of a weak reference, drops it and goes on
+    program = f"""
+import os, time, weakref
+from fullmesh.faces.cli import main
+class Held: pass
+def command(**_):
+    held = Held()
+    watch = weakref.ref(held, lambda _: (os.kill(os.getpid(), {int(number)}), time.sleep(60)))
+    del held
+    time.sleep(60)
+main.cli.main = command
+main.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr == ("interrupted\n" if number == signal.SIGINT else "")
+
+
 def test_a_request_to_end_removes_the_temporary_file(tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys

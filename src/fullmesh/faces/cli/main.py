@@ -93,6 +93,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends with one clear message and exit code 2."""
     _prepare_streams()
     before = _take_signals()
+    hook, sys.unraisablehook = sys.unraisablehook, _on_unraisable
     try:
         code = _outcome()
         try:
@@ -102,6 +103,7 @@ def main() -> None:
         except OSError as error:
             code = code or _cannot_write(error)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
     sys.exit(code)
@@ -188,6 +190,17 @@ def _on_end(number: int, frame: FrameType | None) -> None:
     if _compiles(frame):
         os._exit(128 + number)
     raise SystemExit(128 + number)
+
+
+def _on_unraisable(told: Any) -> None:
+    """An interrupt that fell into a callback (of a weak reference, a finaliser) is dropped by Python: ask once more."""
+    if not issubclass(told.exc_type, (KeyboardInterrupt, SystemExit)):
+        sys.__unraisablehook__(told)
+        return
+    number = signal.SIGINT if told.exc_type is KeyboardInterrupt else signal.SIGTERM
+    again = threading.Timer(0.002, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _compiles(frame: FrameType | None) -> bool:
