@@ -16,13 +16,11 @@ from fullmesh.cost.effects import TermTable
 from fullmesh.cost.stages import Stages
 from fullmesh.plan import RECIPES, RECOMPUTES, SCHEDULES, Plans
 from fullmesh.plan.plan import TRAINABLES
-from fullmesh.plan.shard import Shard
+from fullmesh.plan.shard import Shard, reduction_groups
 from fullmesh.workload import Layer, ModelSpec
 from fullmesh.workload.ops import BF16_BYTES, FP32_BYTES, Tokens
 
 Floats = npt.NDArray[np.float64]
-# FP32 master weight and two moments
-OPTIMIZER_BYTES = 12.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +54,13 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     i = stages.plan
     p = plans.take(i)
     dense, experts = stages.dense_parameters, stages.expert_parameters
-    ranks = p.dp * p.cp
-    expert_ranks = np.maximum(ranks * p.tp // (p.ep * p.etp), 1)
-    shard = np.where((p.zero == 3) & (p.shard > 0), np.minimum(p.shard, ranks), ranks)
+    groups = reduction_groups(p)
 
     def owned(stage: int) -> Floats:
         """Parameters left on a rank once ZeRO ``stage`` shards them."""
-        return dense / np.where(p.zero >= stage, shard, 1) + experts / np.where(
-            p.zero >= stage, expert_ranks, 1
+        sharded = p.zero >= stage
+        return dense / np.where(sharded, groups.shard, 1) + experts / np.where(
+            sharded, groups.expert_shard, 1
         )
 
     frozen = p.trainable == TRAINABLES.index("lora")
@@ -79,9 +76,9 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     parameters = np.where(fsdp, FP32_BYTES * owned(3) + gathered, BF16_BYTES * owned(3) + copies) * held_twice
     gradient_bytes = np.where(fsdp, FP32_BYTES, p.grad_bytes.astype(float))
     gradients = np.where(frozen, 0.0, gradient_bytes * owned(2)) * held_twice
-    optimizer = np.where(
-        frozen, 0.0, np.where(fsdp, OPTIMIZER_BYTES - FP32_BYTES, OPTIMIZER_BYTES) * owned(1)
-    )
+    # the FP32 master is one of the optimizer's states, but FSDP holds it as the parameter
+    states = p.optimizer_bytes - np.where(fsdp, FP32_BYTES, 0.0)
+    optimizer = np.where(frozen, 0.0, states * owned(1))
     optimizer = optimizer * (1.0 - p.offload_optimizer)
 
     saved, working = _layer_bytes(model, plans)

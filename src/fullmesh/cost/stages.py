@@ -15,6 +15,7 @@ from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
 from fullmesh.plan.plan import PRECISIONS, TRAINABLES
+from fullmesh.plan.shard import reduction_groups
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.ops import BF16_BYTES, FP32_BYTES
 from fullmesh.workload.parameters import layer_parameters
@@ -22,8 +23,8 @@ from fullmesh.workload.parameters import layer_parameters
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Adam on FP32 states: gradient, master weight and two moments are read, three of them and the BF16 copy written.
-ADAM_BYTES_PER_PARAMETER = 4 * 4 + 3 * 4 + 2.0
+# An optimizer reads the gradient and writes the BF16 copy of a weight; its states it reads and writes.
+UPDATE_BYTES = FP32_BYTES + BF16_BYTES
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +199,13 @@ def _with_parameters(
     components = rows["components"].astype(np.float64)
     _fsdp(components, machine, plans, plan, dense, experts)
     gradient, parameter = _data_parallel(machine, plans, plan, dense, experts)
+    gradient = gradient + _tied_ends_s(model, machine, plans, plan, counts[:, k : k + 2])
     frozen = plans.trainable[plan] == TRAINABLES.index("lora")
-    dp = plans.dp[plan] * plans.cp[plan]
-    shards = np.where(plans.zero[plan] > 0, dp, 1)
-    expert_shards = np.where(plans.zero[plan] > 0, np.maximum(dp * tp // (ep * etp), 1), 1)
-    owned = dense / shards + experts / expert_shards
-    optimizer = np.where(frozen, 0.0, owned * ADAM_BYTES_PER_PARAMETER / machine.chip.hbm_bytes_per_s)
+    groups = reduction_groups(plans.take(plan))
+    sharded = plans.zero[plan] > 0
+    owned = dense / np.where(sharded, groups.shard, 1) + experts / np.where(sharded, groups.expert_shard, 1)
+    traffic = UPDATE_BYTES + 2.0 * plans.optimizer_bytes[plan]
+    optimizer = np.where(frozen, 0.0, owned * traffic / machine.chip.hbm_bytes_per_s)
     optimizer = optimizer + np.where(
         frozen, 0.0, _host_copies_s(machine, plans.offload_optimizer[plan] * owned)
     )
@@ -236,65 +238,70 @@ def _with_parameters(
     )
 
 
-def _gather_bytes(plans: Plans, plan: Ints) -> Floats:
-    """Bytes an element takes when parameters are gathered."""
-    return np.where(plans.fp8_params[plan], 1.0, BF16_BYTES)
-
-
-def _groups(plans: Plans, plan: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Size and stride of the groups over which dense and expert gradients are reduced."""
-    p = plans
-    dense = (p.dp * p.cp)[plan]
-    dense_stride = p.tp[plan]
-    world = dense * p.tp[plan]
-    expert_stride = (p.ep * p.etp)[plan]
-    expert = np.maximum(world // expert_stride, 1)
-    return dense, dense_stride, expert, expert_stride
-
-
 def _data_parallel(
     machine: Machine, plans: Plans, plan: Ints, dense: Floats, experts: Floats
 ) -> tuple[Floats, Floats]:
     """Gradient reduction and parameter gathering once a step (ZeRO-3 gathers inside the layers instead)."""
-    size, stride, expert_size, expert_stride = _groups(plans, plan)
-    zero = plans.zero[plan]
-    grad = plans.grad_bytes[plan].astype(float)
-    gather = _gather_bytes(plans, plan)
+    p = plans.take(plan)
+    g = reduction_groups(p)
+    grad = p.grad_bytes.astype(float)
 
-    def over(kind: str, bytes_each: Floats) -> Floats:
-        return collective_s(machine, kind, dense * bytes_each, size, stride) + collective_s(
-            machine, kind, experts * bytes_each, expert_size, expert_stride
+    def over(kind: str, bytes_each: Floats, dense_ranks: Ints, expert_ranks: Ints) -> Floats:
+        return collective_s(machine, kind, dense * bytes_each, dense_ranks, g.stride) + collective_s(
+            machine, kind, experts * bytes_each, expert_ranks, g.expert_stride
         )
 
-    reduce = np.where(zero > 0, over("reduce_scatter", grad), over("all_reduce", grad))
-    param = np.where(zero > 0, over("all_gather", gather), 0.0)
-    # ZeRO-3 with smaller shard groups still reduces its gradient shard over the replicas
-    shard = np.where(plans.shard[plan] > 0, plans.shard[plan], size)
-    replicas = np.maximum(size // shard, 1)
-    hybrid = collective_s(machine, "all_reduce", dense * grad / shard, replicas, stride * shard)
-    return np.where(zero == 3, hybrid, reduce), np.where(zero == 3, 0.0, param)
+    # shard groups that do not span all ranks still reduce their gradient shards over the replicas
+    replicas = collective_s(
+        machine, "all_reduce", dense * grad / g.shard, g.size // g.shard, g.stride * g.shard
+    ) + collective_s(
+        machine, "all_reduce", experts * grad / g.expert_shard,
+        g.expert_size // g.expert_shard, g.expert_stride * g.expert_shard,
+    )  # fmt: skip
+    scattered = over("reduce_scatter", grad, g.shard, g.expert_shard) + replicas
+    reduce = np.where(p.zero > 0, scattered, over("all_reduce", grad, g.size, g.expert_size))
+    gathered = np.where(p.zero > 0, over("all_gather", _gather_bytes(p), g.shard, g.expert_shard), 0.0)
+    return np.where(p.zero == 3, replicas, reduce), np.where(p.zero == 3, 0.0, gathered)
+
+
+def _tied_ends_s(
+    model: ModelSpec, machine: Machine, plans: Plans, plan: Ints, counts: Ints
+) -> Floats | float:
+    """Both ends of a pipeline add up the gradients of the table that they share."""
+    if not model.tied_embeddings:
+        return 0.0
+    p = plans.take(plan)
+    ends = (p.pp > 1) & (counts[:, 0] + counts[:, 1] > 0)
+    table = p.grad_bytes * float(model.vocab * model.hidden) / p.tp
+    stride = p.tp * p.cp * p.dp * np.maximum(p.pp - 1, 1)
+    return np.where(ends, collective_s(machine, "all_reduce", table, np.minimum(p.pp, 2), stride), 0.0)
+
+
+def _gather_bytes(p: Plans) -> Floats:
+    """Bytes an element takes when parameters are gathered."""
+    return np.where(p.fp8_params, 1.0, BF16_BYTES)
 
 
 def _fsdp(
     components: Floats, machine: Machine, plans: Plans, plan: Ints, dense: Floats, experts: Floats
 ) -> None:
     """ZeRO-3: gather before forward and before backward, scatter gradients after it, every micro-batch."""
-    sharded = plans.zero[plan] == 3
+    p = plans.take(plan)
+    sharded = p.zero == 3
     if not sharded.any():
         return
-    size, stride, expert_size, expert_stride = _groups(plans, plan)
-    shard = np.where(plans.shard[plan] > 0, np.minimum(plans.shard[plan], size), size)
-    gather = _gather_bytes(plans, plan)
-    grad = plans.grad_bytes[plan].astype(float)
-    gathered = collective_s(machine, "all_gather", dense * gather, shard, stride) + collective_s(
-        machine, "all_gather", experts * gather, expert_size, expert_stride
-    )
-    scattered = collective_s(machine, "reduce_scatter", dense * grad, shard, stride) + collective_s(
-        machine, "reduce_scatter", experts * grad, expert_size, expert_stride
-    )
-    frozen = plans.trainable[plan] == TRAINABLES.index("lora")
+    g = reduction_groups(p)
+
+    def over(kind: str, bytes_each: Floats) -> Floats:
+        return collective_s(machine, kind, dense * bytes_each, g.shard, g.stride) + collective_s(
+            machine, kind, experts * bytes_each, g.expert_shard, g.expert_stride
+        )
+
+    gathered = over("all_gather", _gather_bytes(p))
+    frozen = p.trainable == TRAINABLES.index("lora")
+    scattered = np.where(frozen, 0.0, over("reduce_scatter", p.grad_bytes.astype(float)))
     components[:, C.FSDP_F] = np.where(sharded, gathered, 0.0)
-    components[:, C.FSDP_B] = np.where(sharded, gathered + np.where(frozen, 0.0, scattered), 0.0)
+    components[:, C.FSDP_B] = np.where(sharded, gathered + scattered, 0.0)
 
 
 def _merge(pieces: list[tuple[npt.NDArray[np.intp], Stages]]) -> Stages:

@@ -17,6 +17,9 @@ from fullmesh.plan.layout import parse_layout
 from fullmesh.plan.plan import MODULES, check_plan
 from fullmesh.workload import ModelSpec
 
+#: What is assumed where a row does not say what it recomputes.
+NO_RECOMPUTE_SAID = "recompute not published, none assumed"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -216,7 +219,7 @@ def _chunks(text: str, num_layers: int, pp: int, assumptions: list[str]) -> tupl
 def _recompute(text: str, model: ModelSpec, pp: int, assumptions: list[str]) -> dict[str, Any]:
     low = text.lower().strip()
     if not low:
-        assumptions.append("recompute not published, none assumed")
+        assumptions.append(NO_RECOMPUTE_SAID)
         return {}
     if low.startswith("none"):
         return {}
@@ -346,7 +349,8 @@ def _sharding(row: ResultRow, options: dict[str, Any]) -> dict[str, Any]:
     sharded = row.fsdp is not None and row.fsdp >= 1
     if "zero-2" in text:
         return {"zero": 2}
-    if "fsdp" in text or "zero-3" in text:
+    # a group that parameters are sharded over means that they are, whatever an optimizer column infers
+    if "fsdp" in text or "zero-3" in text or (row.fsdp or 0) > 1:
         return {"zero": 3, "shard": shard * options["cp"]}
     if sharded and options.get("zero") == 3:
         return {"shard": shard * options["cp"]}

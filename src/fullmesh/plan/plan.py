@@ -94,8 +94,8 @@ class PlanFields(Generic[N, S, B, C, M, T]):
         },
     )  # fmt: skip
     shard: N = number(
-        0, "devices over which ZeRO shards; 0 for all data-parallel ranks (fewer: HSDP)",
-        "ZeRO 切分所跨的设备数;0 表示全部数据并行设备(更少即 HSDP)",
+        0, "devices over which ZeRO shards; 0 for all data-parallel ranks (fewer: HSDP, or subgroups of ZeRO-1)",
+        "ZeRO 切分所跨的设备数;0 表示全部数据并行设备(更少即 HSDP,或 ZeRO-1 的子组)",
         allowed=range(LARGEST + 1), expected="0 for all ranks, or a number of ranks",
     )  # fmt: skip
     mbs: N = size(
@@ -191,6 +191,11 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     grad_bytes: N = number(
         4, "bytes an element takes in the gradient reduction", "梯度归约中每个元素的字节数",
         allowed=(2, 4), expected="2 (BF16) or 4 (FP32)",
+    )  # fmt: skip
+    optimizer_bytes: N = number(
+        12, "bytes of optimizer states a parameter, the FP32 master included (Adam 12, with BF16 moments 8)",
+        "每个参数的优化器状态字节数,含 FP32 主权重(Adam 为 12,BF16 动量为 8)",
+        allowed=range(4, 33), expected="4 to 32",
     )  # fmt: skip
     trainable: C = choice(
         TRAINABLES,

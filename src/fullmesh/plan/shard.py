@@ -41,6 +41,39 @@ SCORE_BYTES = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReductionGroups:
+    """Ranks that hold the same weights, dense and of experts; all columns have shape ``(num_plans,)``.
+
+    Gradients are reduced over ``size`` ranks that lie ``stride`` apart. ZeRO shards over ``shard`` of them, and the
+    groups of shards are replicas of each other.
+    """
+
+    size: npt.NDArray[np.int64]
+    stride: npt.NDArray[np.int64]
+    shard: npt.NDArray[np.int64]
+    expert_size: npt.NDArray[np.int64]
+    expert_stride: npt.NDArray[np.int64]
+    expert_shard: npt.NDArray[np.int64]
+
+
+def reduction_groups(p: Plans) -> ReductionGroups:
+    """The groups over which each plan reduces gradients and shards what it holds."""
+    size = p.dp * p.cp
+    expert_stride = p.ep * p.etp
+    expert_size = np.maximum(size * p.tp // expert_stride, 1)
+    shard = np.where(p.shard > 0, np.minimum(p.shard, size), size)
+    return ReductionGroups(
+        size=size,
+        stride=p.tp,
+        shard=shard,
+        expert_size=expert_size,
+        expert_stride=expert_stride,
+        # the ranks of a dense shard group hold the experts of a stage that many times
+        expert_shard=np.clip(expert_size * shard // size, 1, expert_size),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RankProduct:
     """A dense product ``(m, k) x (k, n)``; ``again`` is the share of the layers that compute it once more."""
 

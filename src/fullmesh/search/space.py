@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.memory import OPTIMIZER_BYTES
 from fullmesh.machine import Machine
 from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
 from fullmesh.plan.plan import CP_KINDS, FIELDS, MODULES
+from fullmesh.plan.shard import reduction_groups
 from fullmesh.plan.software import Software
 from fullmesh.workload import ModelSpec, MoE
 from fullmesh.workload.parameters import parameter_counts
@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 # Sequences below this are not split over context-parallel ranks.
 LONG_SEQUENCE = 16384
 # BF16 weight and gradient, FP32 master weight and two moments, of one parameter.
-STATE_BYTES = 2.0 + 2.0 + OPTIMIZER_BYTES
+STATE_BYTES = 2.0 + 2.0 + Plan().optimizer_bytes
 MAX_TP = 16
 MAX_CP = 32
 
@@ -151,13 +151,12 @@ def state_bytes(model: ModelSpec, p: Plans) -> npt.NDArray[np.float64]:
     counts = parameter_counts(model)
     experts = float(sum(layer.expert for layer in counts.layers))
     dense = float(counts.total) - experts
-    ranks = p.dp * p.cp
-    expert_ranks = np.maximum(ranks * p.tp // (p.ep * p.etp), 1)
+    groups = reduction_groups(p)
     on_rank, experts_on_rank = dense / (p.tp * p.pp), experts / (p.ep * p.etp * p.pp)
-    owned = on_rank / ranks + experts_on_rank / expert_ranks
+    owned = on_rank / groups.shard + experts_on_rank / groups.expert_shard
     whole = on_rank + experts_on_rank
     held = np.where(p.zero == 3, (2.0 + 2.0) * owned, (2.0 + p.grad_bytes) * whole)
-    states: npt.NDArray[np.float64] = held + OPTIMIZER_BYTES * (1.0 - p.offload_optimizer) * owned
+    states: npt.NDArray[np.float64] = held + p.optimizer_bytes * (1.0 - p.offload_optimizer) * owned
     return states
 
 
