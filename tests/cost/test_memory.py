@@ -274,3 +274,31 @@ def test_each_lever_frees_memory_or_leaves_it(plan: Plan, lever: str) -> None:
     before = ledger(model, plan)[0].used.max()
     after = ledger(model, dataclasses.replace(plan, **better))[0].used.max()
     assert after <= before * (1 + 1e-12)
+
+
+def test_subgroups_of_shards_hold_more() -> None:
+    held = ledger(GPT, Plan(dp=8, gbs=8))[1].dense_parameters[0]
+    for zero, states in ((1, 12.0), (2, 12.0 + 4.0)):
+        whole, _ = ledger(GPT, Plan(dp=8, gbs=8, zero=zero))
+        part, _ = ledger(GPT, Plan(dp=8, gbs=8, zero=zero, shard=2))
+        more = part.optimizer + part.gradients - whole.optimizer - whole.gradients
+        assert more[0] == pytest.approx(states * held * (1 / 2 - 1 / 8))
+
+
+def test_experts_lie_in_the_shard_groups_too() -> None:
+    moe = load_model("mixtral-8x7b")
+    plan = Plan(dp=32, ep=8, gbs=32, zero=3)
+    whole, stages = ledger(moe, plan)
+    part, _ = ledger(moe, dataclasses.replace(plan, shard=16))
+    # four ranks hold the same experts; a shard group of sixteen ranks has two of them
+    dense, experts = stages.dense_parameters[0], stages.expert_parameters[0]
+    expected = 8.0 * (dense * (1 / 16 - 1 / 32) + experts * (1 / 2 - 1 / 4))
+    assert (part.optimizer - whole.optimizer)[0] == pytest.approx(expected)
+
+
+def test_optimizer_bytes() -> None:
+    adam, _ = ledger(GPT, Plan(dp=8, gbs=8))
+    small, _ = ledger(GPT, Plan(dp=8, gbs=8, optimizer_bytes=8))
+    assert small.optimizer[0] == pytest.approx(adam.optimizer[0] * 8 / 12)
+    sharded, _ = ledger(GPT, Plan(dp=8, gbs=8, zero=3, optimizer_bytes=8))
+    assert sharded.optimizer[0] == pytest.approx(adam.optimizer[0] * 4 / 12)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from fullmesh.errors import FullmeshError, ResultsError
+from fullmesh.evidence.cases import case_table
 from fullmesh.evidence.mapping import Case, graph_setting, row_case, row_machine, row_precision, row_stack
 from fullmesh.evidence.published import is_headline, published_step_s
 from fullmesh.evidence.results import COLUMNS, ResultRow, _row, read_results
@@ -255,7 +256,7 @@ def test_a_row_gets_the_machine_that_it_ran_on(
         ("Composer + PyTorch FSDP", "llm-foundry", "composer"),
         ("ModelLink (legacy)", "ModelLink", "modellink-legacy"),
         ("MindSpeed-LLM", "MindSpeed-LLM", "mindspeed"),
-        ("somebody's own", "a blog", "other"),
+        ("somebody's own", "a blog", "unknown"),
     ],
 )
 def test_stacks_carry_their_release(framework: str, source: str, stack: str) -> None:
@@ -394,3 +395,39 @@ def test_a_layout_that_cannot_be_read_is_left_to_the_default() -> None:
 def test_these_tests_see_every_value_of_the_headline(column: str) -> None:
     seen = {getattr(r, column) for r in first_rows(column)}
     assert {getattr(r, column) for r in ROWS if is_headline(r) and r.id not in REFUSED} <= seen
+
+
+def test_a_shard_group_means_that_parameters_are_sharded() -> None:
+    fields = {"TP": "1", "PP": "1", "DP": "64", "fsdp": "64", "dist_opt": "yes (NeMo default; inferred)"}
+    plan = plan_of(**fields)
+    assert (plan.zero, plan.shard) == (3, 0)
+    assert plan_of(**fields | {"fsdp": "32"}).shard == 32
+    assert plan_of(**fields | {"fsdp": "0"}).zero == 1
+    assert plan_of(**fields | {"dist_opt": "ZeRO-2"}).zero == 2
+
+
+def test_recompute_that_must_have_been_is_assumed() -> None:
+    """Seventy billion parameters in eager FSDP on 64 devices of 80 GB keep no activations of two long sequences."""
+    fields = {"TP": "1", "PP": "1", "DP": "64", "fsdp": "64", "mbs": "2", "framework": "MaxText/JAX"}
+    table, _ = case_table([make(**fields), make(**fields | {"id": "X2", "recompute": "none"})])
+    assert table is not None
+    assumed, said = table.cases
+    assert assumed.plan.recompute == "full"
+    assert any("full assumed" in text for text in assumed.assumptions)
+    # what a row says stands, and so does silence where a plan fits without
+    assert said.plan.recompute == "none"
+    small, _ = case_table([make(**fields | {"model": "Llama-3-8B", "mbs": "1"})])
+    assert small is not None
+    assert small.cases[0].plan.recompute == "none"
+    # a plan whose weights alone are too many says nothing of recompute
+    huge, _ = case_table([make(**{"TP": "1", "PP": "1", "DP": "64", "mbs": "1", "gbs": "64"})])
+    assert huge is not None
+    assert huge.cases[0].plan.recompute == "none"
+
+
+def test_the_machine_of_a_row_may_be_named() -> None:
+    row = make(gpu="", machine="cloudmatrix384", framework="MindSpeed")
+    assert row_case(row).machine.id == "cloudmatrix384"
+    assert row_machine("910B3").chip.id == "ascend-910b3"
+    with pytest.raises(ResultsError, match="unknown"):
+        row_machine("abacus")

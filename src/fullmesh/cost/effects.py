@@ -8,12 +8,14 @@ together and lie in ``data/profiles/step.json``.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import importlib.resources
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,12 +23,14 @@ import numpy.typing as npt
 
 from fullmesh.machine import Chip, Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plans
-from fullmesh.plan.plan import PRECISIONS
+from fullmesh.plan.plan import KERNELS, PRECISIONS
 from fullmesh.workload import ModelSpec
 
 Floats = npt.NDArray[np.float64]
 Model = Literal["step", "memory"]
 
+#: What stands where nobody stated an attribute. It is no value: its effects are uncertain, never estimated.
+UNKNOWN = "unknown"
 # Effects are clipped here so that no sum of them leaves the plausible; a fit never comes near.
 EFFECT_LIMIT = 6.0
 # How sharply a term stops at its least value: within a few per cent of it.
@@ -98,6 +102,7 @@ class Setting:
     dispatcher: str
     grouped: str
     architecture: str
+    kernels: str = UNKNOWN
     publisher: str = ""
 
 
@@ -130,6 +135,7 @@ def settings_of(
             plans.compiled.astype(np.int64),
             plans.dispatcher,
             plans.grouped_experts.astype(np.int64),
+            plans.kernels,
             np.unique(plans.stack, return_inverse=True)[1].astype(np.int64).reshape(-1),
             np.unique(who, return_inverse=True)[1].astype(np.int64).reshape(-1),
         ],
@@ -149,6 +155,7 @@ def settings_of(
             dispatcher=DISPATCHERS[int(plans.dispatcher[i])],
             grouped="grouped" if plans.grouped_experts[i] else "looped",
             architecture=architecture_of(model),
+            kernels=KERNELS[int(plans.kernels[i])],
             publisher=str(who[i]),
         )
         for i in first
@@ -162,6 +169,11 @@ def effect_keys(term: Term, setting: Setting) -> list[tuple[str, float]]:
         ("|".join([term.name, *(f"{a}={getattr(setting, a)}" for a in attributes)]), sd)
         for attributes, sd in term.levels
     ]
+
+
+def is_open(name: str) -> bool:
+    """Whether an effect is of something that nobody stated: it is not estimated, but counts as uncertain."""
+    return f"={UNKNOWN}" in name
 
 
 def level_of(name: str) -> str:
@@ -237,9 +249,16 @@ class EffectProfile:
         return TermTable(model=model, values=transform(model, summed)[index])
 
 
-@functools.lru_cache(maxsize=1)
+_laid_over: contextvars.ContextVar[EffectProfile | None] = contextvars.ContextVar("effects", default=None)
+
+
 def load_effects() -> EffectProfile:
-    """The shipped effects; without a file, the priors alone."""
+    """The effects in use: the shipped ones, unless others are laid over them; without a file, the priors alone."""
+    return _laid_over.get() or _shipped_effects()
+
+
+@functools.lru_cache(maxsize=1)
+def _shipped_effects() -> EffectProfile:
     path = importlib.resources.files("fullmesh.data").joinpath("profiles/step.json")
     if not path.is_file():
         return EffectProfile(effects={}, provenance={})
@@ -249,12 +268,17 @@ def load_effects() -> EffectProfile:
     )
 
 
-@functools.cache
+@contextlib.contextmanager
+def laid_over(profile: EffectProfile) -> Iterator[None]:
+    """Use these effects inside the ``with`` block."""
+    token = _laid_over.set(profile)
+    try:
+        yield
+    finally:
+        _laid_over.reset(token)
+
+
 def known_stacks() -> tuple[str, ...]:
-    """Software stacks that published results taught something about, in order."""
+    """Software stacks that the results in use taught something about, in order."""
     parts = {part for key in load_effects().effects for part in key.split("|")}
     return tuple(sorted(part.removeprefix("stack=") for part in parts if part.startswith("stack=")))
-
-
-#: The name of a stack that no published result speaks of; anything else that is not known is a slip of the pen.
-UNKNOWN_STACK = "unknown"

@@ -91,15 +91,9 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     in_flight = _in_flight(p, stages)
     activation = table.column("activation")[i] * per_stage * in_flight * (1.0 - p.offload_activations)
     tokens = p.mbs * p.seq / p.cp
-    # logits in BF16, their FP32 copy and the gradient that overwrites it
-    logits = (
-        table.column("head")[i]
-        * stages.head.clip(0, 1)
-        * tokens
-        * model.vocab
-        / p.tp
-        * (BF16_BYTES + FP32_BYTES)
-    )
+    # logits in BF16 and their FP32 copy, which the gradient overwrites; or a softmax and a gradient of their own
+    logit_bytes = BF16_BYTES + FP32_BYTES * np.where(p.fused_loss, 1.0, 3.0)
+    logits = table.column("head")[i] * stages.head.clip(0, 1) * tokens * model.vocab / p.tp * logit_bytes
     transient = table.column("transient")[i] * np.where(full, largest, 0.5 * largest)
     buffers = table.column("static")[i] * np.ones(len(i))
     allocated = parameters + gradients + optimizer + activation + logits + transient + buffers

@@ -15,7 +15,7 @@ from fullmesh.machine import Machine
 from fullmesh.plan import Plans
 from fullmesh.plan.layout import StageLayout, stage_layout
 from fullmesh.plan.plan import PRECISIONS, TRAINABLES
-from fullmesh.plan.shard import reduction_groups
+from fullmesh.plan.shard import ReductionGroups, reduction_groups
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.ops import BF16_BYTES, FP32_BYTES
 from fullmesh.workload.parameters import layer_parameters
@@ -247,21 +247,34 @@ def _data_parallel(
     grad = p.grad_bytes.astype(float)
 
     def over(kind: str, bytes_each: Floats, dense_ranks: Ints, expert_ranks: Ints) -> Floats:
-        return collective_s(machine, kind, dense * bytes_each, dense_ranks, g.stride) + collective_s(
-            machine, kind, experts * bytes_each, expert_ranks, g.expert_stride
+        return _of_both(
+            machine, kind, g, (dense * bytes_each, dense_ranks), (experts * bytes_each, expert_ranks)
         )
 
     # shard groups that do not span all ranks still reduce their gradient shards over the replicas
-    replicas = collective_s(
-        machine, "all_reduce", dense * grad / g.shard, g.size // g.shard, g.stride * g.shard
-    ) + collective_s(
-        machine, "all_reduce", experts * grad / g.expert_shard,
-        g.expert_size // g.expert_shard, g.expert_stride * g.expert_shard,
+    apart = dataclasses.replace(g, stride=g.stride * g.shard, expert_stride=g.expert_stride * g.expert_shard)
+    replicas = _of_both(
+        machine, "all_reduce", apart,
+        (dense * grad / g.shard, g.size // g.shard),
+        (experts * grad / g.expert_shard, g.expert_size // g.expert_shard),
     )  # fmt: skip
     scattered = over("reduce_scatter", grad, g.shard, g.expert_shard) + replicas
     reduce = np.where(p.zero > 0, scattered, over("all_reduce", grad, g.size, g.expert_size))
     gathered = np.where(p.zero > 0, over("all_gather", _gather_bytes(p), g.shard, g.expert_shard), 0.0)
     return np.where(p.zero == 3, replicas, reduce), np.where(p.zero == 3, 0.0, gathered)
+
+
+def _of_both(
+    machine: Machine,
+    kind: str,
+    g: ReductionGroups,
+    dense: tuple[Floats, Ints],
+    experts: tuple[Floats, Ints],
+) -> Floats:
+    """Seconds of a collective over bytes and ranks of dense weights, then over those of experts where there are any."""
+    out = collective_s(machine, kind, *dense, g.stride)
+    num_bytes, ranks = experts
+    return out + np.where(num_bytes > 0, collective_s(machine, kind, num_bytes, ranks, g.expert_stride), 0.0)
 
 
 def _tied_ends_s(
@@ -293,8 +306,8 @@ def _fsdp(
     g = reduction_groups(p)
 
     def over(kind: str, bytes_each: Floats) -> Floats:
-        return collective_s(machine, kind, dense * bytes_each, g.shard, g.stride) + collective_s(
-            machine, kind, experts * bytes_each, g.expert_shard, g.expert_stride
+        return _of_both(
+            machine, kind, g, (dense * bytes_each, g.shard), (experts * bytes_each, g.expert_shard)
         )
 
     gathered = over("all_gather", _gather_bytes(p))

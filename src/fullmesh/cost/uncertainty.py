@@ -7,11 +7,13 @@ strengths ``l``, all others are as uncertain as before.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import importlib.resources
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,12 +42,15 @@ class Uncertainty:
         Before any result.
     directions : float array, shape (E, R)
     strength : float array, shape (R,)
+    learned : float array, shape (E, K)
+        What further runs took from the covariance: it is smaller by ``learned @ learned.T``.
     """
 
     names: tuple[str, ...]
     deviation: Floats
     directions: Floats
     strength: Floats
+    learned: Floats
 
     @classmethod
     def of(cls, names: Sequence[str], deviation: Floats, precision: Floats) -> Uncertainty:
@@ -54,8 +59,34 @@ class Uncertainty:
         strength, directions = np.linalg.eigh(0.5 * (scaled + scaled.T))
         kept = strength > LEAST_STRENGTH
         return cls(
-            names=tuple(names), deviation=deviation, directions=directions[:, kept], strength=strength[kept]
+            names=tuple(names),
+            deviation=deviation,
+            directions=directions[:, kept],
+            strength=strength[kept],
+            learned=np.zeros((len(deviation), 0)),
         )
+
+    def extended(self, new: Mapping[str, float]) -> Uncertainty:
+        """With further effects, of which nothing but their deviation is known."""
+
+        def longer(values: Floats) -> Floats:
+            return np.concatenate([values, np.zeros((len(new), values.shape[1]))])
+
+        return Uncertainty(
+            names=(*self.names, *new),
+            deviation=np.concatenate([self.deviation, np.array(list(new.values()), dtype=np.float64)]),
+            directions=longer(self.directions),
+            strength=self.strength,
+            learned=longer(self.learned),
+        )
+
+    def times(self, gradients: Floats) -> Floats:
+        """The covariance times gradients of shape ``(num, E)``: shape ``(E, num)``."""
+        scaled = (gradients * self.deviation).T
+        known = self.strength / (1.0 + self.strength)
+        inner: Floats = scaled - self.directions @ (known[:, None] * (self.directions.T @ scaled))
+        out: Floats = self.deviation[:, None] * inner - self.learned @ (gradients @ self.learned).T
+        return out
 
     def variance(self, gradients: Floats) -> Floats:
         """Variance of quantities with these gradients, shape ``(num, E)``."""
@@ -64,7 +95,8 @@ class Uncertainty:
         out: Floats = (scaled**2).sum(axis=1) - (known**2 * (self.strength / (1.0 + self.strength))).sum(
             axis=1
         )
-        return np.maximum(out, 0.0)
+        left: Floats = np.maximum(out - ((gradients @ self.learned) ** 2).sum(axis=1), 0.0)
+        return left
 
 
 def log_step_slopes(
@@ -128,15 +160,34 @@ def read_arrays(name: str, *keys: str) -> Mapping[str, npt.NDArray[np.generic]]:
         return {key: file[key] for key in keys}
 
 
-@functools.cache
+_laid_over: contextvars.ContextVar[Uncertainty | None] = contextvars.ContextVar("uncertainty", default=None)
+
+
 def load_uncertainty() -> Uncertainty | None:
-    """The shipped covariance; None without a fit."""
+    """The covariance in use: the shipped one, unless another is laid over it; None without a fit."""
+    return _laid_over.get() or _shipped_uncertainty()
+
+
+@functools.cache
+def _shipped_uncertainty() -> Uncertainty | None:
     arrays = read_arrays("step_fits.npz", "names", "deviation", "directions", "strength")
     if not arrays:
         return None
+    names = tuple(str(n) for n in arrays["names"])
     return Uncertainty(
-        names=tuple(str(n) for n in arrays["names"]),
+        names=names,
         deviation=arrays["deviation"].astype(np.float64),
         directions=arrays["directions"].astype(np.float64),
         strength=arrays["strength"].astype(np.float64),
+        learned=np.zeros((len(names), 0)),
     )
+
+
+@contextlib.contextmanager
+def laid_over(uncertainty: Uncertainty) -> Iterator[None]:
+    """Use this covariance inside the ``with`` block."""
+    token = _laid_over.set(uncertainty)
+    try:
+        yield
+    finally:
+        _laid_over.reset(token)

@@ -100,12 +100,15 @@ def group_ledger(group: CaseGroup, table: TermTable) -> MemoryLedger:
 
 
 def case_table(
-    rows: Sequence[ResultRow], *, alternative: bool = False
+    rows: Sequence[ResultRow], *, alternative: bool = False, own: bool = False
 ) -> tuple[CaseTable | None, tuple[Refusal, ...]]:
-    """Map and cost all rows; what cannot be mapped comes back with its reason (no table where nothing can)."""
+    """Map and cost all rows; what cannot be mapped comes back with its reason (no table where nothing can).
+
+    With ``own`` the runs are those of whoever asks, whatever publisher the rows name.
+    """
     cases: list[Case] = []
     refusals: list[Refusal] = []
-    for row in rows:
+    for row in [dataclasses.replace(r, publisher="") for r in rows] if own else rows:
         try:
             cases.append(row_case(row, alternative=alternative))
         except FullmeshError as error:

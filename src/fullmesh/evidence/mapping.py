@@ -9,7 +9,7 @@ import re
 import tomllib
 from typing import Any
 
-from fullmesh.errors import PlanError, ResultsError
+from fullmesh.errors import CatalogError, PlanError, ResultsError, shown
 from fullmesh.evidence.results import ResultRow, row_model
 from fullmesh.machine import Machine, load_machine
 from fullmesh.plan import Plan
@@ -61,7 +61,8 @@ def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     if row.seq is None or row.gbs is None:
         missing = "sequence length" if row.seq is None else "global batch"
         raise ResultsError(f"the {missing} is not published", where=row.id)
-    machine = row_machine(row.gpu, alternative=alternative).resized(row.n_gpus)
+    named = load_machine(row.machine) if row.machine else row_machine(row.gpu, alternative=alternative)
+    machine = named.resized(row.n_gpus)
     stack, options = row_stack(row.framework, row.source, row.overlap_and_flags)
     fields: dict[str, Any] = dict(options)
     fields["stack"] = stack
@@ -87,9 +88,13 @@ def row_machine(gpu: str, *, alternative: bool = False) -> Machine:
     for entry in _table("devices"):
         if re.search(entry["pattern"], gpu, re.IGNORECASE):
             return load_machine(entry["machine"], chip=entry.get("alternative") if alternative else None)
-    raise ResultsError(
-        f"the device {gpu!r} is unknown", expected="a device named in data/results/devices.toml"
-    )
+    try:
+        return load_machine(gpu)
+    except CatalogError:
+        raise ResultsError(
+            f"the device {shown(gpu)} is unknown",
+            expected="a device of data/results/devices.toml, a chip or a machine of the catalog",
+        ) from None
 
 
 @functools.lru_cache(maxsize=256)
@@ -109,6 +114,15 @@ def row_stack(framework: str, source: str, flags: str = "") -> tuple[str, dict[s
                 release = found.group(0) if found else "any"
             return entry["name"].format(release=release), dict(entry["options"])
     raise AssertionError("the last stack matches everything")
+
+
+def stack_options(name: str) -> dict[str, Any] | None:
+    """What a stack of the published results (``nemo-26.04``) does where a row says nothing; None for other names."""
+    for entry in _table("stacks"):
+        pattern = re.sub(r"\\\{\w+\\\}", r"[\\w.]+", re.escape(entry["name"]))
+        if re.fullmatch(pattern, name):
+            return dict(entry["options"])
+    return None
 
 
 def row_precision(text: str, default: str, assumptions: list[str]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
+from collections.abc import Collection
 from pathlib import Path
 
 from fullmesh.data import DATA_DIR
@@ -37,6 +39,9 @@ class ResultRow:
         Where the row ends in its file.
     ffn_factor : float, optional
         Feed-forward width over hidden size, where the table gives that instead (``8h/3``).
+    machine : str
+        A machine of the catalog or a machine file, where that is to be used instead of the one that ``gpu`` stands for:
+        it has the network that the run had.
     """
 
     line: int
@@ -101,6 +106,7 @@ class ResultRow:
     mem_allocated_gib: float | None
     mem_reserved_gib: float | None
     mtp_layers: int | None
+    machine: str
 
 
 _PRINTED = {
@@ -110,17 +116,13 @@ _PRINTED = {
 _LARGEST_NUMBER = 1e15
 _DIGITS = "[0-9]{1,9}"  # what `\d` and isdigit take besides is no number to int()
 _DERIVED = ("line", "ffn_factor")
+# names this much alike are slips of the pen
+_NEARLY = 0.8
 _KINDS = typing.get_type_hints(ResultRow)
 COLUMNS = tuple(_PRINTED.get(f.name, f.name) for f in dataclasses.fields(ResultRow) if f.name not in _DERIVED)
 # a zero is a statement here; everywhere else it would be nonsense
 _MAY_BE_ZERO = ("experts", "topk", "dense_layers", "fsdp", "mtp_layers", "moe_ffn")
-_REQUIRED = ("id", "tier", "model", "gpu")
-# for people, for grouping, or of a part of the rows only: a table without them can be scored all the same
-_MAY_BE_ABSENT = (
-    "source_ref", "read_status", "arch_status", "step_status", "tok_status", "tflops_gpu", "tflops_status", "mfu_pct",
-    "hfu_pct", "mem_GiB", "ttt_min", "notes", "missing", "chip_bin_note", "publisher", "run_key", "mem_allocated_gib",
-    "mem_reserved_gib",
-)  # fmt: skip
+_REQUIRED = ("model", "gpu")
 
 
 def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
@@ -129,8 +131,9 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
     Parameters
     ----------
     path : str or Path, optional
-        A CSV file with the columns of the shipped tables, which are read without it. Further columns are ignored;
-        columns that are for people only, for grouping, or for memory may be absent.
+        A CSV file with columns of the shipped tables, which are read without it. ``model``, ``gpu`` (or ``machine``)
+        and what was measured suffice; what a row does not say is assumed, and the assumption listed. Columns with
+        names of their own are ignored.
 
     Raises
     ------
@@ -143,10 +146,11 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
     file = Path(path)
     rows: list[ResultRow] = []
     seen: dict[str, int] = {}
-    required = [c for c in COLUMNS if c not in _MAY_BE_ABSENT]
     hint = "the columns are those of the shipped table, data/results/training_results.csv"
-    for line, fields in csv_rows(file, required=required, error=ResultsError, hint=hint):
+    for line, fields in csv_rows(file, required=(), error=ResultsError, hint=hint):
         where = f"{file}, line {line}"
+        if not rows:
+            _check_columns(fields, str(file), hint)
         row = _row(fields, line, where)
         if row.id in seen:
             raise ResultsError(
@@ -159,15 +163,37 @@ def read_results(path: str | Path | None = None) -> tuple[ResultRow, ...]:
     return tuple(rows)
 
 
+def _check_columns(names: Collection[str], file: str, hint: str) -> None:
+    """Refuse a table without what every row needs, and names that are nearly those of columns."""
+    low = [name.lower() for name in names]
+    twice = [name for name in low if low.count(name) > 1]
+    if twice:
+        raise ResultsError(f"the column {twice[0]!r} stands twice", where=file, hint=hint)
+    for name in _REQUIRED:
+        if name not in low and not (name == "gpu" and "machine" in low):
+            raise ResultsError(f"the column {name!r} is missing", where=file, hint=hint)
+    known = [c.lower() for c in COLUMNS]
+    for name in low:
+        if name not in known and (near := difflib.get_close_matches(name, known, 1, _NEARLY)):
+            raise ResultsError(
+                f"unknown column {shown(name)}",
+                where=file,
+                expected="a column of the results, or one with a name of its own",
+                hint=f"did you mean {near[0]!r}?",
+            )
+
+
 def _row(fields: dict[str, str], line: int, where: str) -> ResultRow:
     values: dict[str, object] = {"line": line, "ffn_factor": None}
+    said = {name.lower(): text for name, text in fields.items() if text.strip()}
+    fields = {"id": f"line {line}", "tier": "A"} | said
     for field in dataclasses.fields(ResultRow):
         if field.name in _DERIVED:
             continue
         column = _PRINTED.get(field.name, field.name)
-        text = fields.get(column, "").strip()
+        text = fields.get(column.lower(), "").strip()
         at = f"{where}, column {column}"
-        if field.name in _REQUIRED and not text:
+        if field.name in _REQUIRED and not text and not (column == "gpu" and "machine" in fields):
             raise ResultsError("the value is missing", where=at)
         factor = re.fullmatch(rf"({_DIGITS})h(?:/({_DIGITS}))?", text) if field.name == "ffn" else None
         if factor and int(factor.group(2) or 1) > 0:

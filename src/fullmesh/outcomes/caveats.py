@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fullmesh.cost.borrowed import borrowed_by
-from fullmesh.cost.effects import known_stacks
+from fullmesh.cost.effects import known_stacks, load_effects
 from fullmesh.machine import Borrowed, Machine
 from fullmesh.outcomes.intervals import ENOUGH_ROWS, results_of_chip
 
@@ -47,6 +47,8 @@ def caveats_of(machine: Machine, stack: str = "") -> Caveats:
     if hardware and rows < ENOUGH_ROWS:
         what = ", ".join(dict.fromkeys(hardware))
         reasons.append(f"borrowed: {what}; published results of {chip.name} itself: {rows}")
+    if personal := load_effects().provenance.get("personal"):
+        notes.append(f"software: {personal}")
     if stack and stack not in known_stacks():
         notes.append(f"software: no published result of the stack {stack!r}")
         reasons.append(f"no published result of the stack {stack!r}")

@@ -27,6 +27,19 @@ class Interval:
     unproven: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FewShot:
+    """Median error of a left-out publisher's results, before and after so many of its configurations were given.
+
+    ``before`` and ``after`` are of the same results, those that were not given; medians over draws of configurations.
+    """
+
+    shots: int
+    configurations: int
+    before: float
+    after: float
+
+
 @functools.lru_cache(maxsize=1)
 def _document() -> dict[str, Any]:
     path = importlib.resources.files("fullmesh.data").joinpath("profiles/intervals.json")
@@ -45,6 +58,12 @@ def held_out_coverage() -> dict[str, tuple[int, float]]:
     return {group: (int(rows), float(share)) for group, (rows, share) in coverage.items()}
 
 
+def few_shot_results() -> dict[str, tuple[FewShot, ...]]:
+    """What one and three configurations of a publisher that no fit had seen are worth."""
+    found = _document().get("few_shot", {})
+    return {who: tuple(FewShot(**entry) for entry in entries) for who, entries in found.items() if entries}
+
+
 def results_of_chip(chip_id: str) -> int:
     """Published results that the intervals rest on and that ran on this very chip."""
     return int(_document().get("chips", {}).get(chip_id, 0))
@@ -58,6 +77,11 @@ def within_setting() -> float:
     """
     found = _document().get("within_setting")
     return math.inf if found is None else float(found)
+
+
+def noise() -> float:
+    """Deviation of the logarithm of a step time around its prediction that no effect explains; 0 without a fit."""
+    return float(_document().get("noise", 0.0))
 
 
 def far_deviations() -> float:

@@ -37,6 +37,7 @@ CUDA_GRAPHS = ("none", "partial", "full")
 DISPATCHERS = ("alltoall", "deepep", "hybridep", "allgather")
 CP_KINDS = ("ring", "ulysses")
 TRAINABLES = ("all", "lora")
+KERNELS = ("unknown", "transformer-engine", "megatron", "torch", "xla", "ascend", "mindspore")
 PRECISIONS = tuple(RECIPES)
 
 # What `selective` may name; a column of `recompute_modules` is a bit mask over these.
@@ -204,9 +205,17 @@ class PlanFields(Generic[N, S, B, C, M, T]):
         "训练的参数:全部,或仅适配器(LoRA)",
     )
     flash_attention: B = switch(True, "scores are never written to memory", "注意力分数不写入显存")
+    fused_loss: B = switch(
+        True, "the loss is one kernel whose gradient overwrites its logits",
+        "损失为单个算子,其梯度覆盖 logits",
+    )  # fmt: skip
     compiled: B = switch(
         True, "element-wise work is fused (a graph compiler, or hand-fused kernels throughout)",
         "逐元素运算已融合(图编译器,或全程手工融合算子)",
+    )  # fmt: skip
+    kernels: C = choice(
+        KERNELS, "unknown", "whose fused kernels and graph the layers run on; `unknown` is uncertain, not average",
+        "各层所用的融合算子与图引擎来自何处;`unknown` 表示未知,按不确定处理",
     )  # fmt: skip
     stack: T = text(
         "software stack and generation (`nemo-26.04`), the key of the fitted effects of releases",

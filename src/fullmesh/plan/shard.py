@@ -353,8 +353,8 @@ class Shard:
                 assert_never(saved.element)
 
     def keeps(self, saved: Saved) -> npt.NDArray[np.bool_]:
-        """Plans whose selective recompute leaves a saved tensor in memory."""
-        kept = np.ones(self.num, dtype=bool)
+        """Plans that keep a saved tensor, and whose selective recompute leaves it in memory."""
+        kept = ~self.plans.compiled if saved.unfused else np.ones(self.num, dtype=bool)
         for module in saved.drops:
             kept &= ~self.plans.recomputes(module)
         return kept

@@ -61,6 +61,8 @@ class SearchResult(Result):
 
     Parameters
     ----------
+    caveats : tuple of str
+        What the machine and its software borrow, and whether they are announced or never seen.
     best : Estimate or None
         The plan whose step is shortest at the far end of its interval, which is further the less published results
         speak for it: the best supported plan, unless one that is hardly less supported is far better.
@@ -97,6 +99,7 @@ class SearchResult(Result):
     substituted: str
     objective: str
     software: Software
+    caveats: tuple[str, ...]
     num_enumerated: int
     num_priced: int
     num_fitting: int
@@ -123,7 +126,7 @@ class SearchResult(Result):
     def notes(self) -> tuple[str, ...]:
         """What the machine and its software borrow, whether they are announced or never seen, and what no run tried."""
         tried = () if not self.unproven else (f"no published result with {'; '.join(self.unproven)}",)
-        return (*caveats_of(self.machine, self.software.stack).notes, *tried)
+        return (*self.caveats, *tried)
 
     def against_best(self, e: Estimate | None) -> float:
         """How much more of what the objective saves a plan takes than the best, as a share; nan without one of them.
@@ -334,6 +337,7 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         substituted=q.substituted,
         objective=q.objective,
         software=q.software,
+        caveats=caveats_of(q.machine, q.software.stack).notes,
         num_enumerated=found.num_enumerated,
         num_priced=len(priced.fits),
         num_fitting=int(priced.fits.sum()),

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fullmesh.cost.personal import personal_profile
 from fullmesh.errors import ScenarioError
 from fullmesh.machine import Machine, list_machines
 from fullmesh.machine.chips import list_chips
 from fullmesh.outcomes.estimate import Estimate, Infeasible
+from fullmesh.plan.software import Software
 from fullmesh.search import SearchResult
 from fullmesh.study import pipeline
 from fullmesh.study.compare import Comparison
@@ -17,6 +19,7 @@ from fullmesh.study.launch import write_launch
 from fullmesh.study.options import (
     DEFAULT_MACHINES,
     DEFAULT_TOKENS,
+    named_software,
     read_machines,
     read_model,
     read_options,
@@ -43,6 +46,8 @@ def compare(
     tokens: float | str = DEFAULT_TOKENS,
     prices: str | Path | None = None,
     offload: bool = False,
+    software: str | Path | Software | None = None,
+    profile: str | Path | None = None,
 ) -> Comparison:
     """The best plan for a model on each machine, side by side.
 
@@ -69,26 +74,32 @@ def compare(
         A price file instead of the shipped one.
     offload : bool
         Consider optimizer states in host memory.
+    software : str, path or Software, optional
+        What the plans are for on every machine, instead of each one's own: a name of the catalog, a stack of the
+        published results, ``"unknown"``, or a capability file.
+    profile : path, optional
+        A personal profile, as ``fullmesh calibrate results`` writes it.
 
     Raises
     ------
     FullmeshError
         Something is unknown or does not divide; the message says what and what would.
     """
-    options = read_options(
-        batch=batch, seq=seq, precision=precision, objective=objective, basis=basis, tokens=tokens,
-        offload=offload,
-    )  # fmt: skip
     given = isinstance(on, Machine) or (
         not isinstance(on, str) and any(isinstance(name, Machine) for name in on)
     )
-    return pipeline.compare_machines(
-        read_model(model),
-        read_machines(on, chips),
-        options,
-        resize=chips is None and not given,
-        prices=read_prices(prices),
-    )
+    with personal_profile(profile):
+        options = read_options(
+            batch=batch, seq=seq, precision=precision, objective=objective, basis=basis, tokens=tokens,
+            offload=offload, software=software,
+        )  # fmt: skip
+        return pipeline.compare_machines(
+            read_model(model),
+            read_machines(on, chips),
+            options,
+            resize=chips is None and not given,
+            prices=read_prices(prices),
+        )
 
 
 def best_plans(
@@ -102,6 +113,8 @@ def best_plans(
     objective: str = "time",
     top: int = 10,
     offload: bool = False,
+    software: str | Path | Software | None = None,
+    profile: str | Path | None = None,
 ) -> SearchResult:
     """The best plans for a model on one machine, ties, Pareto front, and why the rest was rejected.
 
@@ -113,7 +126,6 @@ def best_plans(
     FullmeshError
         As :func:`compare`.
     """
-    options = read_options(batch=batch, seq=seq, precision=precision, objective=objective, offload=offload)
     named = read_machines(on, chips)
     if len(named) > 1:
         raise ScenarioError(
@@ -122,18 +134,35 @@ def best_plans(
             expected="one machine",
             hint="`fullmesh compare` sets several side by side",
         )
-    return pipeline.search_machine(read_model(model), named[0], options, top=top)
+    with personal_profile(profile):
+        options = read_options(
+            batch=batch, seq=seq, precision=precision, objective=objective, offload=offload, software=software
+        )
+        return pipeline.search_machine(read_model(model), named[0], options, top=top)
 
 
-def simulate(scenario: str | Path | Scenario) -> Estimate | Infeasible:
+def simulate(
+    scenario: str | Path | Scenario,
+    *,
+    software: str | Path | Software | None = None,
+    profile: str | Path | None = None,
+) -> Estimate | Infeasible:
     """One plan in full, from a scenario file.
+
+    Parameters
+    ----------
+    software : str, path or Software, optional
+        What stands in where the plan of a file is silent, as in :func:`compare`.
+    profile : path, optional
+        A personal profile, as in :func:`compare`.
 
     Raises
     ------
     FullmeshError
         The file has a mistake, or the plan contradicts itself or needs more devices than there are.
     """
-    return pipeline.simulate_scenario(scenario)
+    with personal_profile(profile):
+        return pipeline.simulate_scenario(scenario, named_software(software))
 
 
 def replay(
@@ -143,6 +172,8 @@ def replay(
     jitter: str = "",
     engine: str | None = None,
     every_rank: bool = False,
+    software: str | Path | Software | None = None,
+    profile: str | Path | None = None,
 ) -> Replayed | Infeasible:
     """One plan in full with its step replayed task by task.
 
@@ -156,6 +187,8 @@ def replay(
         ``maxplus``, ``event``, ``contention`` or ``fabric``; the cheapest exact one if absent.
     every_rank : bool
         A row for every device, even for equal ones.
+    software, profile
+        As in :func:`simulate`.
 
     Raises
     ------
@@ -166,12 +199,14 @@ def replay(
     from fullmesh.timeline.perturb import parse_perturbation
 
     disturbed = bool(stragglers or jitter)
-    return pipeline.replay_scenario(
-        scenario,
-        perturbation=parse_perturbation(tuple(stragglers), jitter) if disturbed else None,
-        engine=engine,
-        every_rank=every_rank,
-    )
+    with personal_profile(profile):
+        return pipeline.replay_scenario(
+            scenario,
+            perturbation=parse_perturbation(tuple(stragglers), jitter) if disturbed else None,
+            engine=engine,
+            every_rank=every_rank,
+            software=named_software(software),
+        )
 
 
 def export_launch(found: SearchResult, path: Path) -> None:

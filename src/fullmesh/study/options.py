@@ -7,11 +7,17 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from fullmesh.catalog import Price, load_prices
-from fullmesh.errors import ScenarioError, did_you_mean
+from fullmesh.cost.effects import known_stacks
+from fullmesh.errors import CatalogError, ScenarioError, did_you_mean
+from fullmesh.evidence.mapping import stack_options
 from fullmesh.machine import Machine, load_machine
+from fullmesh.machine.software import load_software
 from fullmesh.plan.plan import FIELDS
+from fullmesh.plan.software import CAPABILITIES, Software, read_software
+from fullmesh.reading import is_file
 from fullmesh.search import OBJECTIVES
 from fullmesh.study.sizing import BASES
 from fullmesh.workload import ModelSpec
@@ -42,6 +48,8 @@ class Options:
     num_tokens : float
         Of a whole training run.
     offload : bool
+    software : Software or None
+        What the plans are for instead of each machine's own.
     """
 
     gbs: int | None
@@ -52,6 +60,7 @@ class Options:
     basis: str
     num_tokens: float
     offload: bool
+    software: Software | None = None
 
 
 def read_options(
@@ -63,6 +72,7 @@ def read_options(
     basis: str = "units",
     tokens: float | str = DEFAULT_TOKENS,
     offload: bool = False,
+    software: str | Path | Software | None = None,
 ) -> Options:
     """Check the options that commands and functions share.
 
@@ -90,6 +100,38 @@ def read_options(
         basis=basis,
         num_tokens=read_tokens(tokens),
         offload=bool(offload),
+        software=named_software(software),
+    )
+
+
+def named_software(value: str | Path | Software | None) -> Software | None:
+    """Software by name: an entry of the catalog, a stack of the published results, ``unknown``, or a capability file.
+
+    Raises
+    ------
+    CatalogError
+        The name is unknown; the message lists those that there are.
+    """
+    if value is None or isinstance(value, Software):
+        return value
+    text = str(value)
+    known, stacks = load_software(), known_stacks()
+    if text in known:
+        return known[text]
+    options = stack_options(text) if text in stacks else None
+    if options is not None:
+        taken = {k: v for k, v in options.items() if k in CAPABILITIES}
+        return Software(
+            name=text, stack=text, label=text, families=(), vendor="", options=MappingProxyType(taken)
+        )
+    if text.endswith(".toml") or is_file(Path(text)):
+        return read_software(Path(text), stacks)
+    names = tuple(dict.fromkeys((*known, *stacks)))
+    raise CatalogError(
+        f"unknown software {_shown(text)}",
+        where="--software",
+        expected="a capability file (.toml), or one of " + ", ".join(names),
+        hint=did_you_mean(text[:50], list(names)) + ' "unknown" stands for what no published result has',
     )
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
+from fullmesh.plan.software import Software
 from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
 from fullmesh.search.space import Candidates, Question, candidates
 from fullmesh.study.batch import Batch, choose_batch
@@ -52,6 +53,7 @@ def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options
         precision=options.precision,
         objective=options.objective,
         offload=options.offload,
+        software=options.software,
     )
     return dataclasses.replace(question, batch_note=batch.note)
 
@@ -87,9 +89,11 @@ def compare_machines(
     return side_by_side(model, options, batch, sizes, columns)
 
 
-def simulate_scenario(scenario: str | Path | Scenario) -> Estimate | Infeasible:
-    """One plan in full, from a scenario file."""
-    s = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+def simulate_scenario(
+    scenario: str | Path | Scenario, software: Software | None = None
+) -> Estimate | Infeasible:
+    """One plan in full, from a scenario file; ``software`` is what switches on where the plan is silent."""
+    s = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, software=software)
     return estimate(s.model, s.machine, s.plan)
 
 
@@ -99,12 +103,13 @@ def replay_scenario(
     perturbation: Perturbation | None,
     engine: str | None,
     every_rank: bool,
+    software: Software | None = None,
 ) -> Replayed | Infeasible:
     """One plan in full with its step replayed task by task."""
     # the timeline compiles its kernels when it is imported; everything above does without
     from fullmesh.replay.replayed import replay_plan
 
-    result = simulate_scenario(scenario)
+    result = simulate_scenario(scenario, software)
     if isinstance(result, Infeasible):
         return result
     return replay_plan(result, engine=engine, perturbation=perturbation, every_rank=every_rank)

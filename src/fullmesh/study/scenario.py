@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fullmesh.cost.effects import UNKNOWN_STACK, known_stacks
+from fullmesh.cost.effects import UNKNOWN, known_stacks
 from fullmesh.errors import FullmeshError, PlanError, ScenarioError, did_you_mean, shown
 from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.file_form import SourceLines
@@ -15,7 +15,7 @@ from fullmesh.outcomes.estimate import supported_precision
 from fullmesh.plan import Plan
 from fullmesh.plan.declare import LARGEST, PlanField
 from fullmesh.plan.plan import FIELDS, check_plan
-from fullmesh.plan.software import software_of
+from fullmesh.plan.software import Software, software_of
 from fullmesh.reading import read_toml
 from fullmesh.values import text as text_value
 from fullmesh.values import whole
@@ -37,13 +37,14 @@ class Scenario:
     source: str
 
 
-def load_scenario(path: str | Path) -> Scenario:
+def load_scenario(path: str | Path, *, software: Software | None = None) -> Scenario:
     """Read a scenario file.
 
     ``[model]`` has ``name`` or ``config`` (a path relative to the file) and may have ``mtp_layers``; ``[machine]``
     has ``name`` and may have ``chips`` (devices) and ``chip``; ``[plan]`` has the fields of
     :class:`fullmesh.plan.Plan`. Without ``chips`` a machine has its default size; ``dp`` may be left out and then
-    follows from the devices. What software switches on stands in unless the plan says otherwise.
+    follows from the devices. Unless the plan says otherwise, what ``software`` switches on stands in, or else the
+    machine's.
 
     Raises
     ------
@@ -65,7 +66,10 @@ def load_scenario(path: str | Path) -> Scenario:
     model = _model(path, data["model"], lines)
     machine = _machine(path, data["machine"], lines)
     return Scenario(
-        model=model, machine=machine, plan=_plan(data["plan"], machine, model, lines), source=str(path)
+        model=model,
+        machine=machine,
+        plan=_plan(data["plan"], machine, model, software or software_of(machine), lines),
+        source=str(path),
     )
 
 
@@ -129,20 +133,21 @@ def _machine(path: Path, table: dict[str, Any], lines: SourceLines) -> Machine:
         raise _placed(error, lines.where(("machine", key))) from None
 
 
-def _plan(table: dict[str, Any], machine: Machine, model: ModelSpec, lines: SourceLines) -> Plan:
-    software = software_of(machine)
+def _plan(
+    table: dict[str, Any], machine: Machine, model: ModelSpec, software: Software, lines: SourceLines
+) -> Plan:
     values: dict[str, Any] = {"stack": software.stack, **software.options_for(moe=model.is_moe)}
     for key, value in table.items():
         where = lines.where(("plan", key))
         if key not in FIELDS:
             raise ScenarioError(f"unknown key {key!r}", where=where, hint=did_you_mean(key, list(FIELDS)))
         values[key] = _plan_value(FIELDS[key], value, where)
-        if key == "stack" and value not in (*known_stacks(), UNKNOWN_STACK):
+        if key == "stack" and value not in (*known_stacks(), UNKNOWN):
             raise ScenarioError(
                 f"unknown software stack {value!r}",
                 where=where,
-                expected="one of " + ", ".join((*known_stacks(), UNKNOWN_STACK)),
-                hint=f'stack = "{UNKNOWN_STACK}" stands for one that no published result speaks of',
+                expected="one of " + ", ".join((*known_stacks(), UNKNOWN)),
+                hint=f'stack = "{UNKNOWN}" stands for one that no published result speaks of',
             )
     if "gbs" not in table:
         raise ScenarioError(

@@ -18,17 +18,12 @@ from fullmesh.errors import FullmeshError
 from fullmesh.evidence.mapping import Case, row_case
 from fullmesh.evidence.published import is_headline, outliers, published_step_s
 from fullmesh.evidence.results import ResultRow, read_results
-from fullmesh.plan.software import software_of
+from fullmesh.plan.software import CAPABILITIES, software_of
 from fullmesh.search.engine import search
 from fullmesh.validate.score import Report
 
 # Two published plans of one setting that differ by less than this are not ordered.
 DIFFERENT = 1.05
-# What software decides and a planner does not.
-_GIVEN = (
-    "grad_bytes", "dispatcher", "cuda_graph", "grouped_experts", "flash_attention", "compiled", "fp8_params",
-    "sequence_parallel", "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +132,7 @@ def _decide(cases: Sequence[Case]) -> Decision | None:
         software_of(fastest.machine),
         stack=plan.stack,
         label=plan.stack,
-        options=MappingProxyType({k: getattr(plan, k) for k in _GIVEN}),
+        options=MappingProxyType({k: getattr(plan, k) for k in CAPABILITIES}),
         expert_options=MappingProxyType({}),
     )
     try:

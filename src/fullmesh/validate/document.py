@@ -50,9 +50,11 @@ def accuracy_document(report: Report) -> str:
         "",
     ]
     for name, rows in report.groups.items():
-        how = "predicted, not fitted on" if name == "outside the headline" else "cross-validated"
-        title = "Outside the headline" if name == "outside the headline" else f"By {name}"
-        out += [f"## {title} ({how})", "", *_table(name, rows), ""]
+        title = {
+            "outside the headline": "Outside the headline (predicted, not fitted on)",
+            "publisher that was left out": "By publisher (predicted without it)",
+        }.get(name, f"By {name} (cross-validated)")
+        out += [f"## {title}", "", *_table(name.partition(" that")[0], rows), ""]
     out += [
         "## Error bars",
         "",
@@ -61,6 +63,20 @@ def accuracy_document(report: Report) -> str:
         "| rows | number | inside |",
         "|---|---|---|",
         *(f"| {name} | {n} | {_percent(share)} |" for name, (n, share) in report.interval_coverage.items()),
+        "",
+        "## A few runs of one's own",
+        "",
+        "A publisher that was left out plays the user of `fullmesh calibrate results`: one or three of its",
+        "configurations make a personal profile; median error on its other results.",
+        "",
+        "| publisher | configurations | none given | one given | three given |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {who} | {found[0].configurations} | {_percent(found[-1].before)} | "
+            + " | ".join(_percent(f.after) for f in found)
+            + " |"
+            for who, found in report.few_shot.items()
+        ),
         "",
         "## Bins of the Ascend 910B",
         "",
@@ -78,9 +94,15 @@ def accuracy_document(report: Report) -> str:
         "",
         f"Mean of the publishers' medians: {_percent(report.memory_median)}.",
         "",
+        "Whole publishers left out:",
+        "",
+        *_table("publisher", report.memory_left_out),
+        "",
+        f"More than 10 % below the published peak: {_percent(report.memory_short)} of these rows.",
+        "",
         "Plans that ran, so that they must fit, and how many of them the memory model would refuse (tiers A and B,",
         "pre-training; nothing was fitted on this). Where a source does not say what it recomputes, nothing is assumed",
-        "to be, which may not be how it fitted.",
+        "to be unless the plan could not have fitted without by far.",
         "",
         "| publisher | plans | refused | largest need over capacity |",
         "|---|---|---|---|",

@@ -37,6 +37,9 @@ def report_record(report: Report) -> dict[str, Any]:
             "groups": {name: [_errors(e) for e in group] for name, group in report.groups.items()},
             "memory": [_errors(e) for e in report.memory],
             "memory_mean_of_publisher_medians": report.memory_median,
+            "memory_left_out": [_errors(e) for e in report.memory_left_out],
+            "memory_more_than_a_tenth_short": report.memory_short,
+            "few_shot": {k: [dataclasses.asdict(f) for f in found] for k, found in report.few_shot.items()},
             "refused_for_memory": {k: dataclasses.asdict(r) for k, r in report.refused.items()},
             "alternative_bins": [_errors(e) for e in report.alternatives],
             "interval_coverage": {

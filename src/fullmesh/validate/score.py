@@ -23,10 +23,12 @@ from fullmesh.evidence.published import (
 )
 from fullmesh.evidence.results import ResultRow, read_results
 from fullmesh.outcomes.caveats import caveats_of
-from fullmesh.outcomes.intervals import held_out_coverage, interval_for
+from fullmesh.outcomes.intervals import FewShot, few_shot_results, held_out_coverage, interval_for
 from fullmesh.validate.naive import naive_step_s
 
 Floats = npt.NDArray[np.float64]
+# A peak predicted smaller by more than this share promises to fit what does not.
+TOO_SHORT = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +58,14 @@ class RowScore:
     cross_validated_step_s: float | None
     left_out_publisher_step_s: float | None
     naive_step_s: float | None
+    naive_cross_validated_step_s: float | None
+    naive_left_out_publisher_step_s: float | None
     low_s: float | None
     high_s: float | None
     memory_kind: str
     published_memory_bytes: float | None
     predicted_memory_bytes: float | None
+    left_out_memory_bytes: float | None
     memory_share: float | None
     fitted_on: bool
     assumptions: tuple[str, ...]
@@ -68,9 +73,7 @@ class RowScore:
     def error(self, column: str = "predicted_step_s") -> float:
         """Relative error of a predicted column against what was published of it; NaN where either is missing."""
         value = getattr(self, column)
-        published = (
-            self.published_memory_bytes if column == "predicted_memory_bytes" else self.published_step_s
-        )
+        published = self.published_memory_bytes if column.endswith("memory_bytes") else self.published_step_s
         if value is None or published is None:
             return float("nan")
         return float(value / published - 1.0)
@@ -100,7 +103,11 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What ``fullmesh validate`` prints and writes."""
+    """What ``fullmesh validate`` prints and writes.
+
+    ``memory_left_out`` are errors of peaks of publishers that no fit had seen, all of them first; ``memory_short`` is
+    the share of them that was predicted more than a tenth too small.
+    """
 
     rows: tuple[RowScore, ...]
     coverage: dict[str, tuple[int, int]]
@@ -108,6 +115,9 @@ class Report:
     groups: dict[str, tuple[Errors, ...]]
     memory: tuple[Errors, ...]
     memory_median: float
+    memory_left_out: tuple[Errors, ...]
+    memory_short: float
+    few_shot: dict[str, tuple[FewShot, ...]]
     refused: dict[str, Refused]
     interval_coverage: dict[str, tuple[int, float]]
     alternatives: tuple[Errors, ...]
@@ -154,15 +164,18 @@ def _held_out() -> tuple[tuple[EffectProfile, ...], dict[str, EffectProfile], fr
     )
 
 
-def score(rows: Sequence[ResultRow] | None = None) -> Report:
-    """Predict and score every row; without ``rows`` the shipped table."""
+def score(rows: Sequence[ResultRow] | None = None, *, own: bool = False) -> Report:
+    """Predict and score every row; without ``rows`` the shipped table.
+
+    With ``own`` the rows are runs of whoever asks, predicted with the effects in use whatever publisher they name.
+    """
     shipped = rows is None
     rows = read_results() if rows is None else rows
     odd = outliers(rows)
     timed = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
-    table, refusals = case_table(timed)
+    table, refusals = case_table(timed, own=own)
     reasons = {r.row.id: r.reason for r in refusals}
-    columns = _predict(table, odd, shipped) if table is not None else _Predicted()
+    columns = _predict(table, odd, shipped, own=own) if table is not None else _Predicted()
     at = {case.row.id: i for i, case in enumerate(columns.cases)}
     scored = tuple(_row_score(row, at.get(row.id), columns, reasons, odd) for row in rows)
     return dataclasses.replace(_report(scored, shipped), alternatives=_alternatives(timed, scored))
@@ -200,14 +213,18 @@ class _Predicted:
     held_out: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     without: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     naive: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    naive_held_out: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    naive_without: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     variance: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     allocated: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     reserved: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    allocated_without: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+    reserved_without: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     memory_share: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
     fitted: npt.NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
-def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predicted:
+def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool, *, own: bool) -> _Predicted:
     """Predict every case with the full fit, with the fits that held it out, and with the naive model."""
     by_fold, by_publisher, fitted_configurations = _held_out()
     uncertainty = load_uncertainty()
@@ -224,7 +241,10 @@ def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predic
         for n, c in zip(names, table.cases, strict=True)
     ]
     fitted = np.array(
-        [n in fitted_configurations and is_headline(c.row) for n, c in zip(names, table.cases, strict=True)],
+        [
+            not own and n in fitted_configurations and is_headline(c.row)
+            for n, c in zip(names, table.cases, strict=True)
+        ],
         dtype=bool,
     )
     held_out = _select(
@@ -242,17 +262,31 @@ def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool) -> _Predic
     usable = np.array(
         [is_headline(c.row) and c.row.id not in odd and bool(published_step_s(c.row)) for c in table.cases]
     )
+    allocated_without, reserved_without = allocated.copy(), reserved.copy()
+    for name in {c.row.publisher for c in table.cases} if not own else ():
+        if name in by_publisher:
+            members = np.array([c.row.publisher == name for c in table.cases])
+            less = table.peak_memory(by_publisher[name])
+            allocated_without[members], reserved_without[members] = less[0][members], less[1][members]
     return _Predicted(
         cases=table.cases,
         predicted=predicted,
         held_out=held_out,
         without=without,
         naive=naive_step_s(table.cases, published, usable),
+        naive_held_out=naive_step_s(
+            table.cases, published, usable, np.array([-1 if k is None else k for k in fold])
+        ),
+        naive_without=naive_step_s(
+            table.cases, published, usable, np.array([c.row.publisher for c in table.cases])
+        ),
         variance=np.full(len(names), np.inf)
         if uncertainty is None
         else table.log_variances(load_effects(), uncertainty),
         allocated=allocated,
         reserved=reserved,
+        allocated_without=allocated_without,
+        reserved_without=reserved_without,
         memory_share=used / np.array([c.machine.chip.hbm_bytes for c in table.cases]),
         fitted=fitted,
     )
@@ -318,7 +352,9 @@ def _row_score(
         predicted_step_s=step,
         cross_validated_step_s=float(p.held_out[i]) if i is not None else None,
         left_out_publisher_step_s=float(p.without[i]) if i is not None else None,
-        naive_step_s=float(p.naive[i]) if i is not None and not np.isnan(p.naive[i]) else None,
+        naive_step_s=_known(p.naive, i),
+        naive_cross_validated_step_s=_known(p.naive_held_out, i),
+        naive_left_out_publisher_step_s=_known(p.naive_without, i),
         low_s=interval.low_s if interval else None,
         high_s=interval.high_s if interval else None,
         memory_kind=kind,
@@ -326,10 +362,17 @@ def _row_score(
         predicted_memory_bytes=float((p.allocated if kind == "allocated" else p.reserved)[i])
         if i is not None and memory
         else None,
+        left_out_memory_bytes=float((p.allocated_without if kind == "allocated" else p.reserved_without)[i])
+        if i is not None and memory
+        else None,
         memory_share=float(p.memory_share[i]) if i is not None else None,
         fitted_on=bool(p.fitted[i]) and status == "ok" if i is not None else False,
         assumptions=case.assumptions if case else (),
     )
+
+
+def _known(column: Floats, i: int | None) -> float | None:
+    return float(column[i]) if i is not None and not np.isnan(column[i]) else None
 
 
 def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
@@ -347,6 +390,8 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         _errors("cross-validated, outliers included", predicted, "cross_validated_step_s"),
         _errors("whole publishers left out", scored, "left_out_publisher_step_s"),
         _errors("fitted on these rows", scored, "predicted_step_s"),
+        _errors("naive model, cross-validated", scored, "naive_cross_validated_step_s"),
+        _errors("naive model, whole publishers left out", scored, "naive_left_out_publisher_step_s"),
         _errors("naive model, fitted on these rows", scored, "naive_step_s"),
     ]
     groupings: dict[str, Callable[[RowScore], str]] = {
@@ -359,14 +404,15 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         "step time from": lambda r: r.step_from,
     }
     groups = {name: _by(scored, key) for name, key in groupings.items()}
+    groups["publisher that was left out"] = _by(scored, lambda r: r.publisher, "left_out_publisher_step_s")
     other = [r for r in timed if r not in headline and r.predicted_step_s is not None]
     groups["outside the headline"] = _by(other, lambda r: f"tier {r.tier}, {r.phase}", "predicted_step_s")
     with_memory = [
         r for r in rows if r.published_memory_bytes and r.predicted_memory_bytes and r.tier in ("A", "B")
     ]
-    memory = _by(
-        [r for r in with_memory if r.phase == "pretrain"], lambda r: r.publisher, "predicted_memory_bytes"
-    )
+    trained = [r for r in with_memory if r.phase == "pretrain"]
+    memory = _by(trained, lambda r: r.publisher, "predicted_memory_bytes")
+    left_out = _by(trained, lambda r: r.publisher, "left_out_memory_bytes")
     tuned = [r for r in with_memory if r.phase != "pretrain"]
     beside = _by(tuned, lambda r: f"{r.publisher}, {r.phase} (never fitted)", "predicted_memory_bytes")
     return Report(
@@ -376,6 +422,11 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         groups=groups,
         memory=(*memory, *beside),
         memory_median=float(np.mean([m.median for m in memory])) if memory else float("nan"),
+        memory_left_out=(_errors("all", trained, "left_out_memory_bytes"), *left_out) if left_out else (),
+        memory_short=float(np.mean([r.error("left_out_memory_bytes") < -TOO_SHORT for r in trained]))
+        if trained
+        else float("nan"),
+        few_shot=few_shot_results() if shipped else {},
         refused=_refused(predicted),
         interval_coverage=held_out_coverage() if shipped else _interval_coverage(scored),
         alternatives=(),

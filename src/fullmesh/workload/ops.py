@@ -272,6 +272,8 @@ class Saved:
         Elements for each token; of ``SCORES``, heads: one element for each token of the sequence.
     drops : tuple of str
         Modules whose recompute frees it.
+    unfused : bool
+        Kept only where element-wise work runs operation by operation.
     """
 
     name: str
@@ -279,6 +281,7 @@ class Saved:
     width: Width
     element: Element = Element.BF16
     drops: tuple[Module, ...] = ()
+    unfused: bool = False
 
 
 Phase = Literal["forward", "backward by input", "backward by weight", "optimizer"]

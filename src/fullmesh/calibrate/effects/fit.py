@@ -18,8 +18,10 @@ from fullmesh.cost.effects import (
     EffectProfile,
     Model,
     Setting,
+    Term,
     TermTable,
     effect_keys,
+    is_open,
     level_of,
     load_terms,
     transform,
@@ -72,14 +74,14 @@ def design(model: Model, settings: Sequence[Setting], spread: Mapping[str, float
     sd_of: dict[str, float] = {}
     for term in load_terms(model):
         for setting in settings:
-            for key, sd in effect_keys(term, setting):
+            for key, sd in _estimated(term, setting):
                 sd_of[key] = (spread or {}).get(level_of(key), sd)
     names = tuple(sorted(sd_of))
     at = {name: i for i, name in enumerate(names)}
     matrix = np.zeros((len(settings), len(load_terms(model)), len(names)))
     for s, setting in enumerate(settings):
         for t, term in enumerate(load_terms(model)):
-            for key, _ in effect_keys(term, setting):
+            for key, _ in _estimated(term, setting):
                 matrix[s, t, at[key]] = 1.0
     offsets = np.array([[term.offset(s) for term in load_terms(model)] for s in settings])
     return Design(
@@ -89,6 +91,10 @@ def design(model: Model, settings: Sequence[Setting], spread: Mapping[str, float
         matrix=matrix,
         offsets=offsets,
     )
+
+
+def _estimated(term: Term, setting: Setting) -> list[tuple[str, float]]:
+    return [(key, sd) for key, sd in effect_keys(term, setting) if not is_open(key)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

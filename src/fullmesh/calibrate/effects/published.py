@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.calibrate.effects.few_shot import few_shot
 from fullmesh.calibrate.effects.fit import Design, fit_memory, fit_step, profile_of, step_problem
 from fullmesh.calibrate.effects.intervals import (
     HeldOut,
@@ -39,12 +40,15 @@ from fullmesh.evidence.published import (
 )
 from fullmesh.evidence.results import ResultRow
 from fullmesh.files import write_bytes, write_json
+from fullmesh.outcomes.intervals import FewShot
 from fullmesh.outcomes.support import key_of, seen_pairs
 from fullmesh.plan import RECIPES
 from fullmesh.workload.flops import model_flop_per_token
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
+#: What :func:`write_step_fit` writes.
+STEP_FILES = ("step.json", "step_fits.npz", "support.json", "intervals.json")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,8 @@ class StepFit:
     configurations : tuple of str
         What was fitted on.
     intervals : IntervalFit
+    few_shot : mapping
+        What one and three configurations of a left-out publisher are worth.
     support : mapping
         Pairs of attributes of plans that some result has, by cores and kind of model.
     best_mfu : mapping
@@ -74,6 +80,7 @@ class StepFit:
     by_publisher: dict[str, EffectProfile]
     configurations: tuple[str, ...]
     intervals: IntervalFit
+    few_shot: Mapping[str, tuple[FewShot, ...]]
     support: Mapping[str, set[tuple[str, str]]]
     best_mfu: Mapping[str, float]
     chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -100,27 +107,42 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
     problem = step_problem(table, published, use, spread)
     effects = fit_step(problem)
     progress("fitting memory effects")
-    profile = profile_of((problem.design, effects), _fit_memory(table), spread=spread)
+    memory = _fit_memory(table)
+    profile = profile_of((problem.design, effects), memory, spread=spread)
     fold_of = folds(rows)
     fold = np.array([fold_of[c.row.run_key] for c in table.cases])
     publisher = np.array([c.row.publisher for c in table.cases])
 
-    def held_out(held: npt.NDArray[np.bool_]) -> tuple[EffectProfile, HeldOut]:
-        """A fit without some rows, and what it says of them."""
+    def held_out(held: npt.NDArray[np.bool_]) -> tuple[EffectProfile, Uncertainty, HeldOut]:
+        """A fit without some rows, its covariance, and what it says of them."""
         part = step_problem(table, published, use & ~held, spread)
-        found = profile_of((part.design, fit_step(part)), spread=spread)
-        return found, predict_held_out(table, found, part, published, use & held)
+        effects = fit_step(part)
+        measured = any(published_memory_bytes(c.row)[1] for c, h in zip(table.cases, held, strict=True) if h)
+        others = _fit_memory(table, held=held) if measured else memory
+        found = profile_of((part.design, effects), others, spread=spread)
+        return (
+            found,
+            uncertainty_of(part, effects),
+            predict_held_out(table, found, part, published, use & held),
+        )
 
     by_fold, by_publisher, pieces = [], {}, []
     for k in range(NUM_FOLDS):
         progress(f"fold {k + 1} of {NUM_FOLDS}")
-        found, piece = held_out(fold == k)
+        found, _, piece = held_out(fold == k)
         by_fold.append(found)
         pieces.append(dataclasses.replace(piece, kind="configuration", group=str(k)))
+    without = {}
     for name in sorted(set(publisher[use])):
         progress(f"without {name}")
-        by_publisher[str(name)], piece = held_out(publisher == name)
+        by_publisher[str(name)], without[str(name)], piece = held_out(publisher == name)
         pieces.append(dataclasses.replace(piece, kind="publisher", group=str(name)))
+    intervals = fit_intervals(table, pieces)
+    few = {}
+    for who, covariance in without.items():
+        progress(f"a few runs of {who}")
+        theirs = [c.row for c, u in zip(table.cases, use & (publisher == who), strict=True) if u]
+        few[who] = few_shot(theirs, by_publisher[who], covariance, intervals.noise)
     return StepFit(
         profile=profile,
         uncertainty=uncertainty_of(problem, effects),
@@ -129,7 +151,8 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         configurations=tuple(
             sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
         ),
-        intervals=fit_intervals(table, pieces),
+        intervals=intervals,
+        few_shot=few,
         support=_support(table, use),
         best_mfu=_best_mfu(table, published, use),
         chips=dict(
@@ -163,10 +186,13 @@ def _best_mfu(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_])
     return dict(sorted(out.items()))
 
 
-def _fit_memory(table: CaseTable) -> tuple[Design, Floats]:
+def _fit_memory(table: CaseTable, held: npt.NDArray[np.bool_] | None = None) -> tuple[Design, Floats]:
+    """Effects of the memory model, without the rows ``held`` out."""
     allocated = np.array([(c.row.mem_allocated_gib or np.nan) * GIB for c in table.cases])
     reserved = np.array([(c.row.mem_reserved_gib or np.nan) * GIB for c in table.cases])
     usable = np.array([is_headline(c.row) for c in table.cases])
+    if held is not None:
+        usable &= ~held
     return fit_memory(table, allocated, reserved, usable)
 
 
@@ -218,7 +244,12 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
     )
     write_json(
         folder / "intervals.json",
-        {"provenance": provenance, **dataclasses.asdict(fit.intervals), "chips": dict(fit.chips)},
+        {
+            "provenance": provenance,
+            **dataclasses.asdict(fit.intervals),
+            "chips": dict(fit.chips),
+            "few_shot": {who: [dataclasses.asdict(f) for f in found] for who, found in fit.few_shot.items()},
+        },
     )
 
 

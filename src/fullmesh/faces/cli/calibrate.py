@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import math
 from pathlib import Path
 
 import click
 
-from fullmesh.faces.cli.options import OutputFile
+from fullmesh.faces.cli.options import InputFile, OutputFile
 from fullmesh.files import check_writable, make_folder
 
 
@@ -104,17 +105,42 @@ def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
 )
 def published(out: Path | None, date: datetime.datetime | None) -> None:
     """Step and memory effects and error bars, from the shipped published results."""
-    from fullmesh.calibrate.effects.published import fit_published, write_step_fit
+    from fullmesh.calibrate.effects.published import STEP_FILES, fit_published, write_step_fit
     from fullmesh.evidence.results import read_results
 
     folder = out or _shipped("step.json").parent
     make_folder(folder, where="--out")
-    for name in ("step.json", "step_held_out.json", "intervals.json"):
+    for name in STEP_FILES:
         check_writable(folder / name)
     rows = read_results()
     fit = fit_published(rows, _say)
     write_step_fit(fit, rows, folder, (date or datetime.datetime.now()).date())
-    _say(f"wrote step.json, step_held_out.json and intervals.json to {folder}")
+    _say(f"wrote {', '.join(STEP_FILES)} to {folder}")
+
+
+@command.command()
+@click.argument("runs", type=InputFile())
+@click.option("--out", type=OutputFile(".json"), required=True, help="Profile to write, for --profile.")
+def results(runs: str, out: Path) -> None:
+    """Runs of your own, a CSV file, as a personal profile.
+
+    A row needs a model, a device (gpu or machine), n_gpus, seq, gbs, the degrees of its plan, and step_s or tok_s_gpu;
+    columns are those of the published results.
+    """
+    from fullmesh.calibrate.effects.personal import fit_own, write_personal
+    from fullmesh.evidence.results import read_results
+    from fullmesh.faces.cli.tables import show, table
+    from fullmesh.output.formats import seconds
+
+    personal, found = fit_own(read_results(runs))
+    write_personal(personal, out)
+    rows = table("Your runs", "run", "model", "plan", "measured>", "shipped>", "with profile>", "left out>")
+    for run in found:
+        off = ["-" if math.isnan(s) else f"{100 * (s / run.measured_s - 1):+.1f} %"
+               for s in (run.before_s, run.after_s, run.left_out_s)]  # fmt: skip
+        rows.add_row(run.id, run.model, run.plan, seconds(run.measured_s), *off)
+    show(rows, "Left out: predicted by a profile made of the other runs.")
+    _say(f"wrote {out}")
 
 
 @command.command()

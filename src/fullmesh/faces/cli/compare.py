@@ -16,8 +16,10 @@ from fullmesh.faces.cli.options import (
     objective_option,
     offload_option,
     one_format,
+    profile_option,
     searched,
     seq_option,
+    software_option,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -57,6 +59,8 @@ from fullmesh.glossary import Language
 )
 @click.option("--tokens", default="1T", show_default=True, help="Tokens of a training run (300B, 15T).")
 @offload_option
+@software_option
+@profile_option
 @click.option("--prices", type=click.Path(), help="A price file (CSV) instead of the shipped one.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a machine.")
@@ -73,6 +77,8 @@ def command(
     basis: str,
     tokens: str,
     offload: bool,
+    software: str | None,
+    profile: str | None,
     prices: str | None,
     as_json: bool,
     as_csv: bool,
@@ -100,6 +106,8 @@ def command(
             tokens=tokens,
             prices=prices,
             offload=offload,
+            software=software,
+            profile=profile,
         ),
         timing=not no_timing,
     )

@@ -60,6 +60,15 @@ objective_option = click.option(
     show_default=True,
     help="What the best plan saves; for energy and money a plan may leave devices unused.",
 )
+software_option = click.option(
+    "--software",
+    metavar="NAME|FILE",
+    help="What the plans are for, instead of each machine's own: a name of the catalog, a stack of the published "
+    "results (nemo-26.04), unknown, or a capability file.",
+)
+profile_option = click.option(
+    "--profile", metavar="FILE", help="A personal profile from `fullmesh calibrate results`."
+)
 offload_option = click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
 
 

@@ -18,8 +18,10 @@ from fullmesh.faces.cli.options import (
     objective_option,
     offload_option,
     one_format,
+    profile_option,
     searched,
     seq_option,
+    software_option,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -40,6 +42,8 @@ from fullmesh.glossary import Language
 @objective_option
 @click.option("--top", type=int, default=10, show_default=True, help="Layouts to list.")
 @offload_option
+@software_option
+@profile_option
 @click.option(
     "--export",
     type=OutputFile(".json", ".toml"),
@@ -59,6 +63,8 @@ def command(
     objective: str,
     top: int,
     offload: bool,
+    software: str | None,
+    profile: str | None,
     export: Path | None,
     as_json: bool,
     as_csv: bool,
@@ -84,6 +90,8 @@ def command(
             objective=objective,
             top=top,
             offload=offload,
+            software=software,
+            profile=profile,
         ),
         timing=not no_timing,
     )

@@ -16,6 +16,7 @@ from fullmesh.faces.cli.options import (
     OutputFile,
     json_option,
     lang_option,
+    software_option,
     timing_apart,
     timing_option,
 )
@@ -49,8 +50,11 @@ if TYPE_CHECKING:
 @click.option("--engine", type=click.Choice(ENGINES), help="How to replay; the cheapest exact one if absent.")
 @click.option("--every-rank", is_flag=True, help="A row for every device, even for equal ones.")
 @click.option(
-    "--profile", type=InputFile(), help="A trace of a real run (Kineto or msprof) to lay under the step."
+    "--profile",
+    type=InputFile(),
+    help="A trace of a real run (Kineto or msprof) to lay under the step, or a personal profile to predict with.",
 )
+@software_option
 @click.option(
     "--level",
     type=click.Choice(LEVELS),
@@ -68,6 +72,7 @@ def command(
     engine: str | None,
     every_rank: bool,
     profile: str | None,
+    software: str | None,
     level: str | None,
     against: str | None,
     as_json: bool,
@@ -75,6 +80,7 @@ def command(
     lang: Language,
 ) -> None:
     """Print one plan in full."""
+    from fullmesh.cost.personal import is_personal
     from fullmesh.faces.cli.model_notes import say_notes
     from fullmesh.faces.cli.replay_report import replay_report, wired_table
     from fullmesh.faces.cli.simulate_report import infeasible_line, report
@@ -85,8 +91,12 @@ def command(
     from fullmesh.study.records import replay_record, wired_record
     from fullmesh.timeline.trace.measured import read_profile
 
-    real = read_profile(profile) if profile else None
-    result = replay(scenario, stragglers=stragglers, jitter=jitter, engine=engine, every_rank=every_rank)
+    personal = profile if profile and is_personal(profile) else None
+    real = read_profile(profile) if profile and not personal else None
+    result = replay(
+        scenario, stragglers=stragglers, jitter=jitter, engine=engine, every_rank=every_rank,
+        software=software, profile=personal,
+    )  # fmt: skip
     if isinstance(result, Infeasible):
         if as_json:
             write_json(result.to_dict())
@@ -94,7 +104,7 @@ def command(
             show(infeasible_line(result, lang))
         sys.exit(NO_PLAN)
     say_notes(result.estimate.model)
-    other = replay(against) if against else None
+    other = replay(against, software=software, profile=personal) if against else None
     changes = [] if other is None or isinstance(other, Infeasible) else changes_between(other, result)
     run = result.simulation
     operators = [] if run is None or real is None else run.compare(real, after_passes=result.after_passes)

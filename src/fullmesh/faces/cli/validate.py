@@ -24,6 +24,11 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Score this table instead of the shipped one; never gated, never fitted on.",
 )
 @click.option(
+    "--profile",
+    type=InputFile(),
+    help="Predict with this personal profile (fullmesh calibrate results), with --results.",
+)
+@click.option(
     "--json",
     "json_out",
     type=OutputFile(stdout=True),
@@ -48,6 +53,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @timing_option
 def command(
     results: str | None,
+    profile: str | None,
     json_out: Path | None,
     operators: Path | None,
     collectives: bool,
@@ -79,6 +85,7 @@ def command(
     if here:
         shown.show_here(json_out, device, no_timing)
         return
+    from fullmesh.cost.personal import personal_profile
     from fullmesh.evidence.results import read_results
     from fullmesh.validate.gate import checks, decision_checks
     from fullmesh.validate.records import report_record
@@ -86,8 +93,11 @@ def command(
 
     if document and results:
         raise click.UsageError("--document is about the shipped table; leave --results out")
+    if profile and not results:
+        raise click.UsageError("--profile predicts runs of your own; give them with --results")
     rows = read_results(results) if results else None
-    report = score(rows)
+    with personal_profile(profile):
+        report = score(rows, own=profile is not None)
     if decisions:
         from fullmesh.validate.decisions import decide
 

@@ -107,8 +107,11 @@ def show_report(report: Report, worst: int) -> None:
         show(t)
     show(_lines("Headline: tiers A and B, pre-training", "how", report.headline))
     for name, rows in report.groups.items():
-        how = "predicted" if name == "outside the headline" else "cross-validated"
-        show(_lines(f"By {name} ({how})" if how == "cross-validated" else f"Rows {name}", name, rows))
+        heading = {
+            "outside the headline": "Rows outside the headline",
+            "publisher that was left out": "By publisher, predicted without it",
+        }.get(name, f"By {name} (cross-validated)")
+        show(_lines(heading, name.partition(" that")[0], rows))
     coverage = table(
         "80 % intervals: share of step times inside, intervals made without their fold", "", "rows", "inside"
     )
@@ -120,6 +123,24 @@ def show_report(report: Report, worst: int) -> None:
     if report.memory:
         show(_lines("Peak memory, like with like", "publisher", report.memory))
         show(f"mean of the publishers' medians: {percent(report.memory_median)}", "")
+    if report.memory_left_out:
+        show(_lines("Peak memory, whole publishers left out", "publisher", report.memory_left_out))
+        show(f"more than 10 % below the published peak: {percent(report.memory_short)} of the rows", "")
+    if report.few_shot:
+        t = table(
+            "A few configurations of a publisher that was left out: median error on the rest",
+            "publisher", "configurations>", "none given>", "one given>", "three given>",
+        )  # fmt: skip
+        for name, found in report.few_shot.items():
+            after = {f.shots: percent(f.after) for f in found}
+            t.add_row(
+                name,
+                str(found[0].configurations),
+                percent(found[-1].before),
+                after.get(1, "-"),
+                after.get(3, "-"),
+            )
+        show(t)
     if any(r.refused for r in report.refused.values()):
         t = table(
             "Plans that ran, but the memory model would refuse",

@@ -75,9 +75,14 @@ def work(mlp: MLP, hidden: int, *, drops: tuple[Module, ...], name: str = "mlp")
 
 
 def kept(mlp: MLP, *, drops: tuple[Module, ...], name: str = "mlp") -> tuple[Saved, ...]:
-    """The halves of the activation, and its output as the input of the down projection."""
+    """The halves of the activation, and its output as the input of the down projection.
+
+    Operation by operation, the activated gate is kept as well, for its product with the other half.
+    """
     up = 2.0 if mlp.gated else 1.0
+    gate = Saved(name=f"{name}.gate", tokens=Tokens.STREAM, width=split(mlp.ffn), drops=drops, unfused=True)
     return (
+        *((gate,) if mlp.gated else ()),
         Saved(name=f"{name}.halves", tokens=Tokens.STREAM, width=split(mlp.ffn, up), drops=drops),
         Saved(
             name=f"{name}.activation",
