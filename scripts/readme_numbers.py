@@ -2,7 +2,7 @@
 
 A figure stands between ``<!--=KEY-->`` and ``<!--/-->``; so does a block: ``compare:LANG`` (a printed comparison),
 ``groups: HEADER CELLS`` (errors by chip and model), ``options:COMMAND`` (a command's options), ``plan-fields`` (the
-fields of a plan). ``--keys`` lists all.
+fields of a plan), ``capabilities`` (those that software decides). ``--keys`` lists all.
 Run it after any change of a profile, a fact, a model or an option: ``python scripts/readme_numbers.py``
 (``make numbers``); ``--check`` only says what would change.
 """
@@ -276,6 +276,9 @@ def collect(validation: Path | None = None) -> Callable[[str], str]:
         for lang in ("en", "zh")
     }
     blocks["plan-fields"] = plan_fields_block()
+    from fullmesh.plan.software import CAPABILITIES
+
+    blocks["capabilities"] = ", ".join(f"`{name}`" for name in CAPABILITIES)
 
     def value(key: str) -> str:
         if key.startswith("options:"):

@@ -11,6 +11,7 @@ import functools
 import importlib.resources
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,6 +118,31 @@ def above_published(model: ModelSpec, machine: Machine, precision: str, mfu: flo
     )
 
 
+def values_of(model: ModelSpec, machine: Machine, plan: Plan) -> tuple[str, ...]:
+    """The words for a plan's attributes, empty for those that it does not have."""
+    return tuple(a.values[int(a.code[0])] for a in attributes(model, machine, Plans.of([plan])))
+
+
+def nearest(model: ModelSpec, machine: Machine, plan: Plan) -> str:
+    """The published result that a plan has most attributes in common with, and where they differ, in one phrase.
+
+    Among equals the one nearest in devices. Empty without a result on such cores for such a model.
+    """
+    results = _document().get("results", {}).get(key_of(model, machine), [])
+    if not results:
+        return ""
+    values = values_of(model, machine, plan)
+
+    def distance(entry: Mapping[str, Any]) -> tuple[int, float]:
+        differ = sum(a != b for a, b in zip(values, entry["values"], strict=True))
+        return differ, abs(math.log(entry["devices"] / plan.num_devices))
+
+    found = min(results, key=distance)
+    apart = [a or f"no {b}" for a, b in zip(values, found["values"], strict=True) if a != b]
+    who = f"{found['id']}, {found['model']} on {found['devices']:,} {found['device']}"
+    return who + (f", which differs in {len(apart)}: {'; '.join(apart)}" if apart else ", of the same kind")
+
+
 def num_missing(
     model: ModelSpec, machine: Machine, plans: Plans, known: Known | None = None
 ) -> npt.NDArray[np.int64]:
@@ -136,7 +162,7 @@ def missing_words(
     """What of a plan no published result has, in words: attributes alone, and pairs of those that are known alone."""
     pairs = (load_known() if known is None else known).get(key_of(model, machine), frozenset())
     alone = {word for pair in pairs for word in pair}
-    values = [a.values[int(a.code[0])] for a in attributes(model, machine, Plans.of([plan]))]
+    values = values_of(model, machine, plan)
     never = [v for v in values if v and v not in alone]
     apart = [
         f"{a} with {b}"

@@ -41,7 +41,7 @@ from fullmesh.evidence.published import (
 from fullmesh.evidence.results import ResultRow
 from fullmesh.files import write_bytes, write_json
 from fullmesh.outcomes.intervals import FewShot
-from fullmesh.outcomes.support import key_of, seen_pairs
+from fullmesh.outcomes.support import key_of, seen_pairs, values_of
 from fullmesh.plan import RECIPES
 from fullmesh.workload.flops import model_flop_per_token
 
@@ -68,6 +68,8 @@ class StepFit:
         What one and three configurations of a left-out publisher are worth.
     support : mapping
         Pairs of attributes of plans that some result has, by cores and kind of model.
+    results : mapping
+        Results to name as the nearest to a plan, by cores and kind of model.
     best_mfu : mapping
         Highest published use of the peak, by cores, kind of model and precision.
     chips : mapping of str to int
@@ -82,6 +84,7 @@ class StepFit:
     intervals: IntervalFit
     few_shot: Mapping[str, tuple[FewShot, ...]]
     support: Mapping[str, set[tuple[str, str]]]
+    results: Mapping[str, list[dict[str, object]]]
     best_mfu: Mapping[str, float]
     chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -154,6 +157,7 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         intervals=intervals,
         few_shot=few,
         support=_support(table, use),
+        results=_results(table, use),
         best_mfu=_best_mfu(table, published, use),
         chips=dict(
             sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
@@ -170,6 +174,21 @@ def _support(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, set[tupl
             pairs = seen_pairs(group.model, group.machine, group.plans.take(kept))
             out.setdefault(key_of(group.model, group.machine), set()).update(pairs)
     return out
+
+
+def _results(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, list[dict[str, object]]]:
+    """One result for each combination of attributes, model, device and number of devices, to name as the nearest."""
+    out: dict[str, dict[tuple[object, ...], dict[str, object]]] = {}
+    for case, used in zip(table.cases, use, strict=True):
+        if used:
+            row = case.row
+            entry: dict[str, object] = {
+                "id": row.id, "model": case.model.name, "device": row.gpu, "devices": row.n_gpus,
+                "values": list(values_of(case.model, case.machine, case.plan)),
+            }  # fmt: skip
+            same = (*values_of(case.model, case.machine, case.plan), case.model.name, row.gpu, row.n_gpus)
+            out.setdefault(key_of(case.model, case.machine), {}).setdefault(same, entry)
+    return {key: list(found.values()) for key, found in sorted(out.items())}
 
 
 def _best_mfu(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -240,6 +259,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
             "pairs": {
                 key: [list(pair) for pair in sorted(found)] for key, found in sorted(fit.support.items())
             },
+            "results": dict(fit.results),
         },
     )
     write_json(
