@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
+from fullmesh.evidence.mapping import row_case
+from fullmesh.evidence.results import read_results
 from fullmesh.machine import Machine, load_machine
 from fullmesh.outcomes.estimate import Estimate, estimate
 from fullmesh.outcomes.support import (
@@ -15,6 +18,7 @@ from fullmesh.outcomes.support import (
     key_of,
     load_known,
     missing_words,
+    nearest,
     num_missing,
     seen_pairs,
 )
@@ -149,3 +153,17 @@ def test_a_use_above_every_published_one_is_said(model: ModelSpec, machine: Mach
 
 def test_nothing_is_said_where_no_result_gives_a_best() -> None:
     assert above_published(LLAMA, H200, "int8", 0.99) == ""
+
+
+def test_the_nearest_result_is_named_with_what_differs() -> None:
+    plan = Plan(tp=1, pp=4, vpp=2, ep=8, dp=32, gbs=512, stack="nemo-26.06", dispatcher="deepep")
+    text = nearest(MIXTRAL, H200, plan)
+    assert re.match(r"[A-Z]{2}\d+, .+ on [\d,]+ .+, ", text)
+    assert "ZeRO-3" not in text
+    sharded = nearest(MIXTRAL, CLOUDMATRIX, Plan(dp=8, ep=8, gbs=64, zero=3))
+    assert re.search(r"which differs in \d+: .*ZeRO-3", sharded)
+    # every published plan is its own neighbour, or has one just like it
+    row = next(r for r in read_results() if r.id == "NV294")
+    case = row_case(row)
+    assert nearest(case.model, case.machine, case.plan).endswith("of the same kind")
+    assert nearest(case.model, case.machine, case.plan).startswith("NV294")

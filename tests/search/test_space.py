@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine, load_machine
 from fullmesh.outcomes.estimate import Estimate, estimate, evaluate, log_variances
-from fullmesh.outcomes.intervals import far_deviations, within_setting
+from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
 from fullmesh.outcomes.support import DEVIATION_PER_PAIR, missing_words, num_missing
 from fullmesh.plan import Plans
 from fullmesh.plan.feasible import allowed
@@ -204,3 +204,16 @@ def test_more_memory_never_makes_the_best_plan_slower() -> None:
         assert best is not None
         steps.append(best.step_s)
     assert steps == sorted(steps, reverse=True)
+
+
+def test_a_winner_of_many_is_less_sure() -> None:
+    assert selection_variance(1) == 0.0
+    assert 0.0 < selection_variance(2) < selection_variance(20)
+    found = search(load_model("llama-3-70b"), load_machine("h200", num_devices=64), gbs=256, seq=8192)
+    assert found.best is not None
+    assert found.num_ties > 0
+    alone = estimate(found.model, found.machine, found.best.plan)
+    assert isinstance(alone, Estimate)
+    assert alone.step_s == pytest.approx(found.best.step_s)
+    assert found.best.interval.log_half_width > alone.interval.log_half_width
+    assert found.ranked[0] == found.best

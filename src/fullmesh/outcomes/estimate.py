@@ -283,9 +283,9 @@ def log_variances(result: Evaluation) -> Floats:
     return out
 
 
-def estimates_of(result: Evaluation) -> tuple[Estimate, ...]:
-    """All plans of an evaluation as objects."""
-    variances = log_variances(result)
+def estimates_of(result: Evaluation, more: Floats | None = None) -> tuple[Estimate, ...]:
+    """All plans of an evaluation as objects; ``more`` is variance of their log step time beyond their own."""
+    variances = log_variances(result) + (0.0 if more is None else more)
     return tuple(_estimate_of(result, i, float(variances[i])) for i in range(len(result.plans)))
 
 

@@ -9,6 +9,8 @@ import json
 import math
 from typing import Any
 
+# Deviations of a normal distribution that hold 80 % of it.
+NORMAL = 1.2816
 #: Results of its own from which on a chip's borrowed parts are in the residuals that its interval is made of.
 ENOUGH_ROWS = 10
 
@@ -77,6 +79,19 @@ def within_setting() -> float:
     """
     found = _document().get("within_setting")
     return math.inf if found is None else float(found)
+
+
+def selection_variance(num_candidates: int) -> float:
+    """Variance of the logarithm of the step time that comes from having won against plans predicted as good.
+
+    The least of ``n`` normal draws lies some ``sqrt(2 ln n)`` deviations below their mean; a draw is the error of one
+    plan among those of its setting.
+    """
+    pair = within_setting()
+    if num_candidates < 2 or not math.isfinite(pair):
+        return 0.0
+    one = pair / NORMAL / math.sqrt(2.0)
+    return one**2 * 2.0 * math.log(num_candidates)
 
 
 def noise() -> float:

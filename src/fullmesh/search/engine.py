@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from fullmesh.outcomes.estimate import (
     memory_limit,
     supported_precision,
 )
-from fullmesh.outcomes.intervals import far_deviations, within_setting
+from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
 from fullmesh.outcomes.support import DEVIATION_PER_PAIR, missing_words, nearest, num_missing
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
@@ -380,7 +380,8 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     all_devices = plans.num_devices[leaders] == plans.num_devices[feasible].max()
     whole = None if all_devices[0] else int(leaders[all_devices][0])
     front = _pareto(priced.step_s, priced.memory_bytes, proven)
-    full = _estimates(q, plans, [*leaders[:top], *front, exploratory, second, roomy, whole])
+    chosen = dict.fromkeys((best, exploratory), selection_variance(ties + 1))
+    full = _estimates(q, plans, [*leaders[:top], *front, exploratory, second, roomy, whole], chosen)
     return dataclasses.replace(
         nothing,
         best=full[best],
@@ -397,11 +398,14 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     )
 
 
-def _estimates(q: Question, plans: Plans, index: Iterable[int | None]) -> dict[int | None, Estimate]:
-    """The plans of these rows in full, priced together, by row."""
+def _estimates(
+    q: Question, plans: Plans, index: Iterable[int | None], more: Mapping[int | None, float]
+) -> dict[int | None, Estimate]:
+    """The plans of these rows in full, priced together, by row; ``more`` is variance beyond their own."""
     rows = sorted({int(i) for i in index if i is not None})
     chosen = evaluate(q.model, q.machine, plans.take(np.array(rows, dtype=np.intp)), distinct=False)
-    return dict(zip(rows, estimates_of(chosen), strict=True))
+    extra = np.array([more.get(i, 0.0) for i in rows])
+    return dict(zip(rows, estimates_of(chosen, extra), strict=True))
 
 
 def _surest_first(

@@ -17,12 +17,12 @@ from fullmesh.calibrate.effects.fit import StepProblem
 from fullmesh.cost.effects import EffectProfile
 from fullmesh.cost.uncertainty import Uncertainty
 from fullmesh.evidence.cases import CaseTable
+from fullmesh.outcomes.intervals import NORMAL
 
 Floats = npt.NDArray[np.float64]
 
-# Share of published results that an interval should hold, and the deviations of a normal distribution that hold it.
+# Share of published results that an interval should hold.
 COVERAGE = 0.8
-NORMAL = 1.2816
 LARGEST_NOISE = 0.5
 
 
