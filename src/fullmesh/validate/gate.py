@@ -59,6 +59,14 @@ def checks(report: Report) -> tuple[Check, ...]:
     limits = _limits()
     headline = {e.group: e for e in report.headline}
     held_out = headline["cross-validated over configurations"]
+    without = headline["whole publishers left out"]
+    publishers = {r.publisher for r in report.rows}
+    of_publishers = [
+        share
+        for name, (rows, share) in report.interval_coverage.items()
+        if rows >= MIN_FAMILY_ROWS and name.removeprefix("unseen publishers: ") in publishers
+    ]
+    least_covered = min(of_publishers, default=1.0)
     fitted, naive = headline["fitted on these rows"], headline["naive model, fitted on these rows"]
     kinds = {e.group: e for e in report.groups["kind of model"]}
     families = [e for e in report.groups["chip family"] if e.rows >= MIN_FAMILY_ROWS]
@@ -84,10 +92,15 @@ def checks(report: Report) -> tuple[Check, ...]:
         most("median error, dense", "dense_median", kinds["dense"].median),
         most("median error, MoE", "moe_median", kinds["MoE"].median),
         most(f"worst chip family ({worst.group})", "family_median", worst.median),
+        most("median error, publishers left out", "left_out_median", without.median),
+        most("90th percentile, publishers left out", "left_out_p90", without.p90),
+        most("bias, publishers left out", "left_out_bias", abs(without.bias)),
         most("peak memory, mean of publishers' medians", "memory_median", report.memory_median),
+        most("peak memory, publishers left out", "memory_left_out_median", report.memory_left_out[0].median),
         most("plans that ran, but are refused", "refused_share", refused.refused / max(refused.rows, 1)),
         most("median over the naive model's", "naive_median_ratio", fitted.median / naive.median),
         most("90th percentile over the naive model's", "naive_p90_ratio", fitted.p90 / naive.p90),
         least("80 % interval covers, at least", "interval_coverage_low", covered),
         most("80 % interval covers, at most", "interval_coverage_high", covered),
+        least("80 % interval covers of any publisher left out", "interval_coverage_publisher", least_covered),
     )

@@ -95,10 +95,11 @@ def update(
 def _with_new(table: CaseTable, profile: EffectProfile, uncertainty: Uncertainty) -> Uncertainty:
     """The covariance with effects that only these runs have, as uncertain as such effects differ."""
     new: dict[str, float] = {}
+    known = set(uncertainty.names)
     for setting in table.settings:
         for term in load_terms("step"):
             for name, expected in effect_keys(term, setting):
-                if name not in uncertainty.names and not is_open(name):
+                if name not in known and not is_open(name):
                     new[name] = profile.deviation(name, expected)
     return uncertainty.extended(new)
 
