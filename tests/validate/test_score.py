@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fullmesh.evidence.cases import case_table
-from fullmesh.evidence.published import is_headline
+from fullmesh.evidence.published import is_headline, published_step_s
 from fullmesh.evidence.results import COLUMNS, SHIPPED_RESULTS, read_results
 from fullmesh.validate.gate import checks
 from fullmesh.validate.naive import naive_step_s
@@ -391,7 +391,7 @@ class TestCommand:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        monkeypatch.setattr("fullmesh.validate.score.score", lambda rows=None: shipped_report)
+        monkeypatch.setattr("fullmesh.validate.score.score", lambda rows=None, own=False: shipped_report)
         out = tmp_path / "out.json"
         code, printed, err = command_line("validate", "--json", str(out))
         lost = [c.name for c in checks(shipped_report) if not c.holds]
@@ -404,7 +404,7 @@ class TestCommand:
         self, command_line: CommandLine, shipped_report: Report, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         worse = dataclasses.replace(shipped_report, memory_median=0.9)
-        monkeypatch.setattr("fullmesh.validate.score.score", lambda rows=None: worse)
+        monkeypatch.setattr("fullmesh.validate.score.score", lambda rows=None, own=False: worse)
         code, printed, err = command_line("validate")
         assert code == 1
         assert "LOST" in printed
@@ -421,7 +421,9 @@ class TestGate:
 
     def test_each_check_can_be_lost(self, shipped_report: Report) -> None:
         def times(errors, factor):  # type: ignore[no-untyped-def]
-            return dataclasses.replace(errors, median=errors.median * factor, p90=errors.p90 * factor)
+            return dataclasses.replace(
+                errors, median=errors.median * factor, p90=errors.p90 * factor, bias=errors.bias * factor
+            )
 
         bad = worsened(
             shipped_report,
@@ -431,13 +433,24 @@ class TestGate:
             ),
             groups={k: tuple(times(e, 20.0) for e in g) for k, g in shipped_report.groups.items()},
             memory_median=0.5,
+            memory_left_out=tuple(times(e, 20.0) for e in shipped_report.memory_left_out),
             refused={"all": Refused(rows=10, refused=5, largest_share=2.0)},
-            interval_coverage={"all": (100, 0.99)},
+            interval_coverage={"all": (100, 0.99), "unseen publishers: torchtitan": (20, 0.4)},
         )
         kept = {c.name for c in checks(bad)} - self.lost(bad)
         assert kept == {"80 % interval covers, at least"}
         narrow = worsened(shipped_report, interval_coverage={"all": (100, 0.5)})
         assert "80 % interval covers, at least" in self.lost(narrow)
+
+    def test_few_results_of_a_publisher_are_not_held_to_a_limit(self, shipped_report: Report) -> None:
+        few = {
+            "all": (100, 0.8),
+            "unseen publishers: deepseek": (2, 0.0),
+            "unseen publishers: A100": (50, 0.1),
+        }
+        assert not any(
+            "any publisher" in name for name in self.lost(worsened(shipped_report, interval_coverage=few))
+        )
 
     @pytest.mark.parametrize(
         ("change", "name"),
@@ -467,3 +480,49 @@ class TestGate:
 
 def test_the_shipped_table_is_what_is_scored_by_default() -> None:
     assert SHIPPED_RESULTS[0].is_file()
+
+
+class TestHeldOut:
+    """What is reported of publishers that no fit had seen."""
+
+    def test_the_naive_model_is_held_out_as_ours(self, shipped_report: Report) -> None:
+        lines = {e.group: e for e in shipped_report.headline}
+        for how in ("cross-validated", "whole publishers left out"):
+            ours = lines[
+                "whole publishers left out" if how.startswith("whole") else f"{how} over configurations"
+            ]
+            naive = lines[f"naive model, {how}"]
+            assert naive.rows == ours.rows
+            assert naive.median > lines["naive model, fitted on these rows"].median
+            assert naive.median > 1.5 * ours.median
+
+    def test_memory_of_publishers_left_out(self, shipped_report: Report) -> None:
+        everyone, *publishers = shipped_report.memory_left_out
+        assert everyone.rows == sum(p.rows for p in publishers) == sum(m.rows for m in publishers)
+        fitted = {m.group: m for m in shipped_report.memory}
+        # what was never seen is not known better than what was fitted on
+        assert all(p.median >= 0.9 * fitted[p.group].median for p in publishers)
+        assert 0.0 < shipped_report.memory_short < 1.0
+
+    def test_few_shot(self, shipped_report: Report) -> None:
+        assert len(shipped_report.few_shot) >= 12
+        for found in shipped_report.few_shot.values():
+            assert [f.shots for f in found] == [1, 3]
+        gained = [found[-1].after / found[-1].before for found in shipped_report.few_shot.values()]
+        assert np.median(gained) < 0.75
+
+
+def test_naive_model_held_out_sees_no_row_of_its_group() -> None:
+    rows = [r for r in read_results() if r.publisher in ("simumax", "torchtitan") and published_step_s(r)]
+    table, _ = case_table(rows)
+    assert table is not None
+    published = np.array([published_step_s(c.row) for c in table.cases])
+    who = np.array([c.row.publisher for c in table.cases])
+    use = np.ones(len(published), dtype=bool)
+    before = naive_step_s(table.cases, published, use, who)
+    mine = who == "simumax"
+    moved = np.where(mine, published * 3.0, published)
+    after = naive_step_s(table.cases, moved, use, who)
+    assert after[mine] == pytest.approx(before[mine])
+    assert (after[~mine] != before[~mine]).any()
+    assert not np.isnan(before).any()

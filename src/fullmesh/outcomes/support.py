@@ -25,8 +25,8 @@ from fullmesh.workload import ModelSpec
 
 Bools = npt.NDArray[np.bool_]
 # Deviation of the logarithm of the step time for each pair that no result has. Predicted without their publisher,
-# results that miss one or two pairs scatter by 19.0 % (root mean square), those that miss none by 14.8 %; more pairs add
-# less each, so that a plan with many is held for less sure than it is.
+# results that miss one or two pairs scatter by 19.0 % (root mean square), those that miss none by 14.8 %; more pairs
+# add less each, so that a plan with many is held for less sure than it is.
 DEVIATION_PER_PAIR = 0.1
 # By how much a predicted use of the peak may exceed the best published one before the result says so.
 MFU_MARGIN = 0.05
