@@ -239,7 +239,7 @@ def _settle_few(paths: Paths, rate: FloatArray) -> tuple[IntArray, FloatArray]:
             for ln, _ in path:
                 if share[ln] > least * (1 + TIE):
                     smallest[ln] = False
-        for flow in [f for f, path in open_paths.items() if any([smallest[ln] for ln, _ in path])]:
+        for flow in [f for f, path in open_paths.items() if any(smallest[ln] for ln, _ in path)]:
             rate[flow] = best[flow]
             for ln, part in open_paths.pop(flow):
                 left[ln] -= part * best[flow]
