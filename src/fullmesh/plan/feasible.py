@@ -92,7 +92,8 @@ def _sequence_parts(p: Plans) -> npt.NDArray[np.int64]:
 
 def _first_odd_width(sizes: _Sizes, p: Plans) -> npt.NDArray[np.int64]:
     """The smallest feed-forward width that tensor parallelism does not divide; the smallest of all if it does."""
-    return sizes.widths[np.argmax(sizes.widths[:, None] % p.tp != 0, axis=0)]
+    first = np.argmax(sizes.widths[:, None] % p.tp != 0, axis=0)
+    return np.asarray(sizes.widths[first], dtype=np.int64)
 
 
 _RULES = (
