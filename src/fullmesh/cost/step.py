@@ -7,7 +7,7 @@ ranks a million plans, prices one, and is differentiated when the effects are fi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +61,24 @@ class StepTime:
     stage_weight_s: Floats
 
 
+class Traffic(NamedTuple):
+    """Traffic inside the layers: its components (forward, backward, recomputed), and what may hide it.
+
+    ``switch`` is the plan's field that lets a share of it run beside computation, ``share`` the term that says how
+    much; both empty where none does.
+    """
+
+    name: str
+    columns: tuple[C, C, C]
+    switch: str = ""
+    share: str = ""
+
+
+TRAFFIC = (
+    Traffic("tp", (C.TP_F, C.TP_B, C.TP_R), "tp_overlap", "overlap_tp"),
+    Traffic("ep", (C.EP_F, C.EP_B, C.EP_R), "ep_overlap", "overlap_ep"),
+    Traffic("cp", (C.CP_F, C.CP_B, C.CP_R)),
+)
 # parts of a stage that add up to its time
 STAGE_PARTS = (
     "linear", "expert", "attention", "scan", "memory", "route", "recompute", "launch", "tp", "ep", "cp", "fsdp",
@@ -183,16 +201,12 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
 
     work = _computation(stages, plans, term)
     compute = work.all_s
-    whole_tp = passes(term("tp"), C.TP_F, C.TP_B, C.TP_R)
-    whole_ep = passes(term("ep"), C.EP_F, C.EP_B, C.EP_R)
-    cp = passes(term("cp"), C.CP_F, C.CP_B, C.CP_R)
-    tp, ep, hidden = _behind_computation(
-        whole_tp,
-        whole_ep,
-        np.where(plans.tp_overlap[i], term("overlap_tp"), 0.0),
-        np.where(plans.ep_overlap[i], term("overlap_ep"), 0.0),
-        work.passes,
-    )
+    traffic = [passes(term(kind.name), *kind.columns) for kind in TRAFFIC]
+    shares = [
+        np.where(getattr(plans, kind.switch)[i], term(kind.share), 0.0) if kind.switch else np.zeros(len(x))
+        for kind in TRAFFIC
+    ]
+    exposed, hidden = _behind_computation(traffic, shares, work.passes)
     # the device pauses between kernels; the host may take longer to issue them, and starts anew behind each wait
     wait = passes(term("sync"), C.SYNC_F, C.SYNC_B, C.SYNC_R)
     launches = passes(np.ones(len(x)), C.LAUNCH_F, C.LAUNCH_B, C.LAUNCH_R)
@@ -202,7 +216,7 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     idle: Floats = np.zeros(len(x))
     fsdp: Floats = np.zeros(len(x))
     for p in range(2):
-        busy = work.passes[p] + tp[p] + ep[p] + cp[p]
+        busy = sum((e[p] for e in exposed), work.passes[p])
         device = _longer(busy + gap * launches[p], issue * launches[p]) + wait[p]
         whole.append(_longer(device, beside * gather[p]) + (1 - beside) * gather[p])
         idle = idle + (device - busy)
@@ -219,35 +233,34 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         route=work.route,
         recompute=work.again,
         launch=idle + slowed,
-        tp=tp.forward + tp.backward,
-        ep=ep.forward + ep.backward,
-        cp=cp.forward + cp.backward,
+        **{kind.name: e.forward + e.backward for kind, e in zip(TRAFFIC, exposed, strict=True)},
         fsdp=fsdp,
         forward_s=whole[0],
         backward_s=whole[1] + slowed,
         weight_s=work.weight,
         compute_s=compute,
-        communication_s=sum((a + b for a, b in (whole_tp, whole_ep, cp)), gathered),
+        communication_s=sum((a + b for a, b in traffic), gathered),
         gather_s=gathered,
     )
 
 
 def _behind_computation(
-    tp: _Passes, ep: _Passes, tp_share: Floats, ep_share: Floats, room: _Passes
-) -> tuple[_Passes, _Passes, Floats]:
-    """Exposed tensor- and expert-parallel traffic, and what hides.
+    traffic: Sequence[_Passes], shares: Sequence[Floats], room: _Passes
+) -> tuple[list[_Passes], Floats]:
+    """What is exposed of each kind of traffic, and what hides of all.
 
     A share of the traffic hides behind computation, as far as there is computation: ``room``.
     """
     exposed = []
-    hidden = np.zeros_like(tp_share)
-    for tp_s, ep_s, free in zip(tp, ep, room, strict=True):
-        wanted = tp_share * tp_s + ep_share * ep_s
+    hidden = np.zeros_like(room.forward)
+    for p, free in enumerate(room):
+        wanted = sum(
+            (share * kind[p] for share, kind in zip(shares, traffic, strict=True)), np.zeros_like(free)
+        )
         fits = np.minimum(1.0, free / np.maximum(wanted, 1e-30))
         hidden = hidden + fits * wanted
-        exposed.append((tp_s * (1.0 - fits * tp_share), ep_s * (1.0 - fits * ep_share)))
-    (tp_f, ep_f), (tp_b, ep_b) = exposed
-    return _Passes(tp_f, tp_b), _Passes(ep_f, ep_b), hidden
+        exposed.append([kind[p] * (1.0 - fits * share) for share, kind in zip(shares, traffic, strict=True)])
+    return [_Passes(*both) for both in zip(*exposed, strict=True)], hidden
 
 
 def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
