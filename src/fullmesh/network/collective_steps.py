@@ -74,12 +74,6 @@ class Schedule:
         """Latencies one after another."""
         return sum(s.repeats * s.hops for s in self.steps)
 
-    @property
-    def wire_bytes(self) -> float:
-        """Bytes that all ranks send together."""
-        sent = sum(float(s.num_bytes.sum()) * s.repeats for s in self.steps)
-        return sent + sum(s.up_bytes * len(s.members) * s.repeats for s in self.steps)
-
 
 def _step(src: LongArray, dst: LongArray, size: float, repeats: int = 1, hops: int = 1) -> Step:
     return Step(
