@@ -218,6 +218,28 @@ def read_json(
     return data
 
 
+def _check_header(
+    header: list[str],
+    required: Sequence[str],
+    allowed: Sequence[str] | None,
+    *,
+    where: str,
+    error: Error,
+    hint: str,
+) -> None:
+    """Refuse a header with an unknown column, without a required one, or with one twice."""
+    columns = f"the columns {', '.join(allowed or required)}"
+    for name in header:
+        if allowed is not None and name not in allowed:
+            raise error(f"unknown column {shown(name)}", where=where, expected=columns, hint=hint)
+    if absent := [c for c in required if c not in header]:
+        more = f", and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise error(f"the column {absent[0]!r} is missing{more}", where=where, expected=columns, hint=hint)
+    if len(set(header)) != len(header):
+        twice = next(c for c in header if header.count(c) > 1)
+        raise error(f"the column {shown(twice)} stands twice", where=where, expected="every column once")
+
+
 def csv_rows(
     path: Path,
     *,
@@ -266,24 +288,7 @@ def csv_rows(
     reader = csv.reader(kept(), strict=True)
     try:
         header = [c.strip() for c in next(reader, [])]
-        at = f"{path}:{max(read, 1)}"
-        columns = ", ".join(allowed or required)
-        for name in header:
-            if allowed is not None and name not in allowed:
-                raise error(
-                    f"unknown column {shown(name)}", where=at, expected=f"the columns {columns}", hint=hint
-                )
-        if absent := [c for c in required if c not in header]:
-            more = f", and {len(absent) - 1} more" if len(absent) > 1 else ""
-            raise error(
-                f"the column {absent[0]!r} is missing{more}",
-                where=at,
-                expected=f"the columns {columns}",
-                hint=hint,
-            )
-        if len(set(header)) != len(header):
-            twice = next(c for c in header if header.count(c) > 1)
-            raise error(f"the column {shown(twice)} stands twice", where=at, expected="every column once")
+        _check_header(header, required, allowed, where=f"{path}:{max(read, 1)}", error=error, hint=hint)
         for fields in reader:
             if not fields:
                 continue

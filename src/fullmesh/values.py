@@ -17,7 +17,6 @@ from fullmesh.units import parse_quantity
 LARGEST_WHOLE = 10**15
 # names, paths and notes
 LONGEST_TEXT = 4_096
-LONGEST_NAME = 200
 LONGEST_LIST = 100_000
 
 Error = type[FullmeshError]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fullmesh.cost.effects import TermTable, load_effects, load_terms, settings_of, term_index
 from fullmesh.cost.stages import Stages, stage_table
-from fullmesh.cost.step import PARTS, StepTime, stage_time, step_time
+from fullmesh.cost.step import PARTS, STAGE_PARTS, TRAFFIC, StepTime, stage_time, step_time
 from fullmesh.machine import Machine, load_machine
 from fullmesh.outcomes.estimate import evaluate
 from fullmesh.plan import Plan, Plans
@@ -435,3 +435,11 @@ def test_a_step_without_gradients_of_weights_is_shorter() -> None:
     lora = priced(DENSE, H100, dataclasses.replace(plan, trainable="lora"))
     assert lora.linear_s[0] == pytest.approx(priced(DENSE, H100, plan).linear_s[0] * 2 / 3, rel=0.1)
     assert lora.step_s[0] < priced(DENSE, H100, plan).step_s[0]
+
+
+def test_switches_and_shares_of_traffic_are_those_of_plans_and_terms() -> None:
+    for kind in TRAFFIC:
+        assert not kind.switch or isinstance(getattr(Plan(), kind.switch), bool)
+        assert bool(kind.share) == bool(kind.switch)
+        assert not kind.share or kind.share in term_index("step")
+        assert kind.name in STAGE_PARTS

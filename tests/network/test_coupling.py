@@ -38,10 +38,6 @@ def test_two_axes_share_ports_and_sends_have_routes() -> None:
     routes = coupling.collective_routes(topology, [tp, dp])
     assert len(routes.route_ptr) == 3
     assert len(routes.link_bytes_per_s) < 200
-    sends = coupling.pair_routes(topology, np.array([0, 8, 0]), np.array([8, 16, 1]), protocol=False)
-    np.testing.assert_allclose(sends.alone_s(np.full(3, 1e9)) - sends.latency_s, [0.02, 0.02, 1 / 450])
-    shared = set(sends.route_link[sends.route_ptr[0] : sends.route_ptr[1]])
-    assert shared.isdisjoint(sends.route_link[sends.route_ptr[1] : sends.route_ptr[2]])
 
 
 def test_the_replay_shares_these_routes() -> None:

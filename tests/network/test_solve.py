@@ -53,7 +53,7 @@ problems = st.builds(
 )
 
 
-@pytest.fixture(params=["NumPy", "compiled", "by level"])
+@pytest.fixture(params=["plain", "compiled", "by level"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The three ways in which rates are found, each for all flows."""
     monkeypatch.setattr(solve, "FEW_ENTRIES", 0 if request.param == "compiled" else 10**9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import strategies as st
 
 from fullmesh.workload import (
@@ -16,6 +18,7 @@ from fullmesh.workload import (
     MoE,
     ShortConv,
 )
+from fullmesh.workload.layers import SparseLatentAttention
 from fullmesh.workload.layers.extra import Extra
 
 small = st.integers(1, 9)
@@ -40,9 +43,15 @@ latents = st.builds(
     qk_nope_dim=small,
     qk_rope_dim=small,
     v_dim=small,
-    index_heads=st.sampled_from([0, 1, 4]),
-    index_dim=small,
-    index_topk=st.sampled_from([0, 5]),
+)
+sparse = st.builds(
+    lambda plain, topk, heads, dim: SparseLatentAttention(
+        topk=topk, index_heads=heads, index_dim=dim, **dataclasses.asdict(plain)
+    ),
+    latents,
+    small,
+    st.sampled_from([0, 1, 4]),
+    small,
 )
 old_mambas = st.builds(Mamba1, inner=small, state_dim=small, step_rank=small, inner_norms=st.booleans())
 convolutions = st.builds(ShortConv, kernel=small, bias=st.booleans())
@@ -80,7 +89,7 @@ moes = st.builds(
 layers = st.one_of(
     st.builds(
         Layer,
-        mixer=attentions | latents | mambas | old_mambas | convolutions | deltas,
+        mixer=attentions | latents | sparse | mambas | old_mambas | convolutions | deltas,
         ffn=mlps | moes,
         one_norm=st.booleans(),
         extras=st.lists(extras, max_size=2).map(tuple),

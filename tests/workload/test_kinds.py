@@ -11,6 +11,7 @@ from fullmesh.machine import load_machine
 from fullmesh.plan import Plan, Plans
 from fullmesh.workload import MLP, Attention, LatentAttention, Layer, Mamba1, ModelSpec, ShortConv
 from fullmesh.workload.flops import model_flop_per_token
+from fullmesh.workload.layers import SparseLatentAttention
 from fullmesh.workload.layers.extra import Extra
 from fullmesh.workload.ops import AttentionCore
 from fullmesh.workload.parameters import parameter_counts
@@ -18,7 +19,8 @@ from fullmesh.workload.parameters import parameter_counts
 PLAIN = LatentAttention(
     num_heads=128, q_lora_rank=1536, kv_lora_rank=512, qk_nope_dim=128, qk_rope_dim=64, v_dim=128
 )
-INDEXED = dataclasses.replace(PLAIN, index_heads=64, index_dim=128, index_topk=2048)
+CHOSEN = SparseLatentAttention(topk=2048, **dataclasses.asdict(PLAIN))
+INDEXED = dataclasses.replace(CHOSEN, index_heads=64, index_dim=128)
 ATTENTION = Attention(num_heads=8, num_kv_heads=2, head_dim=64)
 
 
@@ -45,9 +47,8 @@ def test_attention_to_chosen_tokens_costs_the_same_beyond_their_number() -> None
     assert core(PLAIN, 65536) - core(PLAIN, 32768) == pytest.approx(2 * 32768 * 128 * (192 + 128))
     # with an indexer alone its narrow scores grow
     assert core(INDEXED, 65536) - core(INDEXED, 32768) == pytest.approx(2 * 32768 * 64 * 128)
-    chosen = dataclasses.replace(PLAIN, index_topk=2048)
-    assert core(chosen, 65536) == core(chosen, 32768) == core(chosen, 2048)
-    assert core(PLAIN, 1024) == core(chosen, 1024)
+    assert core(CHOSEN, 65536) == core(CHOSEN, 32768) == core(CHOSEN, 2048)
+    assert core(PLAIN, 1024) == core(CHOSEN, 1024)
 
 
 def test_values_of_another_width() -> None:
@@ -115,7 +116,7 @@ def test_norms_without_parameters_and_other_parameters() -> None:
     "mixer",
     [
         INDEXED,
-        dataclasses.replace(INDEXED, index_heads=0),
+        CHOSEN,
         Mamba1(inner=2048, state_dim=16, step_rank=64),
         ShortConv(kernel=3),
     ],

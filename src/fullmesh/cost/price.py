@@ -32,7 +32,6 @@ from fullmesh.plan.shard import (
     TensorExchange,
     VocabularyExchange,
 )
-from fullmesh.workload import Layer, ModelSpec
 from fullmesh.workload.ops import BF16_BYTES, Block
 
 Floats = npt.NDArray[np.float64]
@@ -74,11 +73,6 @@ class Pricing:
             for op in self.shard.operators(block):
                 cost.add_operator(op)
         return cost.rows
-
-
-def layer_cost(pricing: Pricing, model: ModelSpec, layer: Layer) -> Floats:
-    """Components of one layer for one micro-batch, shape ``(num_plans, NUM_COMPONENTS)``."""
-    return pricing.blocks(model.blocks(layer))
 
 
 class _Cost:

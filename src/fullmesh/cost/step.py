@@ -7,11 +7,13 @@ ranks a million plans, prices one, and is differentiated when the effects are fi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.components import C
+from fullmesh.cost.components import FORWARD, RECOMPUTED, C
 from fullmesh.cost.effects import TermTable
 from fullmesh.cost.stages import Stages
 from fullmesh.plan import SCHEDULES, Plans
@@ -59,6 +61,28 @@ class StepTime:
     stage_weight_s: Floats
 
 
+class Traffic(NamedTuple):
+    """Traffic inside the layers: its components (forward, backward, recomputed), and what may hide it.
+
+    ``switch`` is the plan's field that lets a share of it run beside computation, ``share`` the term that says how
+    much; both empty where none does.
+    """
+
+    name: str
+    columns: tuple[C, C, C]
+    switch: str = ""
+    share: str = ""
+
+
+TRAFFIC = (
+    Traffic("tp", (C.TP_F, C.TP_B, C.TP_R), "tp_overlap", "overlap_tp"),
+    Traffic("ep", (C.EP_F, C.EP_B, C.EP_R), "ep_overlap", "overlap_ep"),
+    Traffic("cp", (C.CP_F, C.CP_B, C.CP_R)),
+)
+# parts of a stage that add up to its time
+STAGE_PARTS = (
+    "linear", "expert", "attention", "scan", "memory", "route", "recompute", "launch", "tp", "ep", "cp", "fsdp",
+)  # fmt: skip
 PARTS = tuple(
     f.name
     for f in dataclasses.fields(StepTime)
@@ -100,6 +124,62 @@ class StageTime:
     gather_s: Floats
 
 
+class _Passes(NamedTuple):
+    """Seconds of the forward pass of one micro-batch, and of the backward pass with what it computes again."""
+
+    forward: Floats
+    backward: Floats
+
+
+class _Computation(NamedTuple):
+    """Seconds of the device's work in one micro-batch: by kind of operator, and what is computed ``again``."""
+
+    linear: Floats
+    expert: Floats
+    attention: Floats
+    scan: Floats
+    memory: Floats
+    route: Floats
+    again: Floats
+    weight: Floats
+    forward: Floats
+
+    @property
+    def all_s(self) -> Floats:
+        """Both passes together."""
+        return self.linear + self.expert + self.attention + self.scan + self.memory + self.route + self.again
+
+    @property
+    def passes(self) -> _Passes:
+        """Each of them."""
+        return _Passes(self.forward, self.all_s - self.forward)
+
+
+def _computation(stages: Stages, plans: Plans, term: Callable[[str], Floats]) -> _Computation:
+    """Operators of every stage at the speed that published training reaches."""
+    x = stages.components
+    # tables and published kernels end at some length; what longer sequences gain is fitted, one exponent a family
+    reach = np.clip(plans.seq[stages.plan] / REFERENCE_TOKENS, 1.0 / LENGTH_RANGE, LENGTH_RANGE)
+    attention = term("attention") * reach ** (1.0 - term("attention_length"))
+    slower = (term("linear"), term("expert"), attention, term("scan"), term("memory"), term("route"))
+
+    def one(columns: tuple[C, ...]) -> Floats:
+        return np.asarray(sum(factor * x[:, c] for factor, c in zip(slower, columns, strict=True)))
+
+    lin, exp_, att, scan, mem, route = slower
+    return _Computation(
+        linear=lin * (x[:, C.LINEAR_F] + x[:, C.LINEAR_B] + x[:, C.LINEAR_W]),
+        expert=exp_ * (x[:, C.EXPERT_F] + x[:, C.EXPERT_B] + x[:, C.EXPERT_W]),
+        attention=att * (x[:, C.ATTENTION_F] + x[:, C.ATTENTION_B]),
+        scan=scan * (x[:, C.SCAN_F] + x[:, C.SCAN_B]),
+        memory=mem * (x[:, C.MEMORY_F] + x[:, C.MEMORY_B]),
+        route=route * (x[:, C.ROUTE_F] + x[:, C.ROUTE_B]),
+        again=one(RECOMPUTED),
+        weight=lin * x[:, C.LINEAR_W] + exp_ * x[:, C.EXPERT_W],
+        forward=one(FORWARD),
+    )
+
+
 def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     """One micro-batch on every stage.
 
@@ -116,109 +196,71 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     def term(name: str) -> Floats:
         return table.column(name)[i]
 
-    lin, exp_, scan = term("linear"), term("expert"), term("scan")
-    # tables and published kernels end at some length; what longer sequences gain is fitted, one exponent a family
-    reach = np.clip(plans.seq[i] / REFERENCE_TOKENS, 1.0 / LENGTH_RANGE, LENGTH_RANGE)
-    att = term("attention") * reach ** (1.0 - term("attention_length"))
-    mem, route = term("memory"), term("route")
-    tp, ep, cp = term("tp"), term("ep"), term("cp")
+    def passes(factor: Floats, forward: C, backward: C, again: C) -> _Passes:
+        return _Passes(factor * x[:, forward], factor * (x[:, backward] + x[:, again]))
 
-    linear = lin * (x[:, C.LINEAR_F] + x[:, C.LINEAR_B] + x[:, C.LINEAR_W])
-    expert = exp_ * (x[:, C.EXPERT_F] + x[:, C.EXPERT_B] + x[:, C.EXPERT_W])
-    attention = att * (x[:, C.ATTENTION_F] + x[:, C.ATTENTION_B])
-    scan_s = scan * (x[:, C.SCAN_F] + x[:, C.SCAN_B])
-    memory = mem * (x[:, C.MEMORY_F] + x[:, C.MEMORY_B])
-    route_s = route * (x[:, C.ROUTE_F] + x[:, C.ROUTE_B])
-    again = (
-        lin * x[:, C.LINEAR_R]
-        + exp_ * x[:, C.EXPERT_R]
-        + att * x[:, C.ATTENTION_R]
-        + scan * x[:, C.SCAN_R]
-        + mem * x[:, C.MEMORY_R]
-        + route * x[:, C.ROUTE_R]
-    )
-    forward_device = (
-        lin * x[:, C.LINEAR_F]
-        + exp_ * x[:, C.EXPERT_F]
-        + att * x[:, C.ATTENTION_F]
-        + scan * x[:, C.SCAN_F]
-        + mem * x[:, C.MEMORY_F]
-        + route * x[:, C.ROUTE_F]
-    )
-    compute = linear + expert + attention + scan_s + memory + route_s + again
-    backward_device = compute - forward_device
-
+    work = _computation(stages, plans, term)
+    compute = work.all_s
+    traffic = [passes(term(kind.name), *kind.columns) for kind in TRAFFIC]
+    shares = [
+        np.where(getattr(plans, kind.switch)[i], term(kind.share), 0.0) if kind.switch else np.zeros(len(x))
+        for kind in TRAFFIC
+    ]
+    exposed, hidden = _behind_computation(traffic, shares, work.passes)
     # the device pauses between kernels; the host may take longer to issue them, and starts anew behind each wait
-    launches_f, launches_b = x[:, C.LAUNCH_F], x[:, C.LAUNCH_B] + x[:, C.LAUNCH_R]
-    gap, issue, sync = term("gap"), term("issue"), term("sync")
-    wait_f, wait_b = sync * x[:, C.SYNC_F], sync * (x[:, C.SYNC_B] + x[:, C.SYNC_R])
-
-    tp_f, tp_b = tp * x[:, C.TP_F], tp * (x[:, C.TP_B] + x[:, C.TP_R])
-    ep_f, ep_b = ep * x[:, C.EP_F], ep * (x[:, C.EP_B] + x[:, C.EP_R])
-    cp_f, cp_b = cp * x[:, C.CP_F], cp * (x[:, C.CP_B] + x[:, C.CP_R])
-    communication = tp_f + tp_b + ep_f + ep_b + cp_f + cp_b
-    tp_f, tp_b, ep_f, ep_b, hidden = _behind_computation(
-        (tp_f, tp_b, ep_f, ep_b),
-        np.where(plans.tp_overlap[i], term("overlap_tp"), 0.0),
-        np.where(plans.ep_overlap[i], term("overlap_ep"), 0.0),
-        (forward_device, backward_device),
-    )
-
-    fsdp = term("fsdp")
-    fsdp_hidden = term("overlap_fsdp")
-    work_f, work_b = forward_device + tp_f + ep_f + cp_f, backward_device + tp_b + ep_b + cp_b
-    device_f = _longer(work_f + gap * launches_f, issue * launches_f) + wait_f
-    device_b = _longer(work_b + gap * launches_b, issue * launches_b) + wait_b
-    idle = device_f - work_f + device_b - work_b
-    gather_f, gather_b = fsdp * x[:, C.FSDP_F], fsdp * x[:, C.FSDP_B]
-    forward = _longer(device_f, fsdp_hidden * gather_f) + (1 - fsdp_hidden) * gather_f
-    backward = _longer(device_b, fsdp_hidden * gather_b) + (1 - fsdp_hidden) * gather_b
-    fsdp_s = forward + backward - device_f - device_b
-    hidden = hidden + gather_f + gather_b - fsdp_s
+    wait = passes(term("sync"), C.SYNC_F, C.SYNC_B, C.SYNC_R)
+    launches = passes(np.ones(len(x)), C.LAUNCH_F, C.LAUNCH_B, C.LAUNCH_R)
+    gather = _Passes(term("fsdp") * x[:, C.FSDP_F], term("fsdp") * x[:, C.FSDP_B])
+    gap, issue, beside = term("gap"), term("issue"), term("overlap_fsdp")
+    whole: list[Floats] = []
+    idle: Floats = np.zeros(len(x))
+    fsdp: Floats = np.zeros(len(x))
+    for p in range(2):
+        busy = sum((e[p] for e in exposed), work.passes[p])
+        device = _longer(busy + gap * launches[p], issue * launches[p]) + wait[p]
+        whole.append(_longer(device, beside * gather[p]) + (1 - beside) * gather[p])
+        idle = idle + (device - busy)
+        fsdp = fsdp + (whole[p] - device)
+    gathered = gather.forward + gather.backward
+    hidden = hidden + gathered - fsdp
     slowed = term("contention") * np.minimum(np.maximum(hidden, 0.0), compute)
-    backward = backward + slowed
     return StageTime(
-        linear=linear,
-        expert=expert,
-        attention=attention,
-        scan=scan_s,
-        memory=memory,
-        route=route_s,
-        recompute=again,
+        linear=work.linear,
+        expert=work.expert,
+        attention=work.attention,
+        scan=work.scan,
+        memory=work.memory,
+        route=work.route,
+        recompute=work.again,
         launch=idle + slowed,
-        tp=tp_f + tp_b,
-        ep=ep_f + ep_b,
-        cp=cp_f + cp_b,
-        fsdp=fsdp_s,
-        forward_s=forward,
-        backward_s=backward,
-        weight_s=lin * x[:, C.LINEAR_W] + exp_ * x[:, C.EXPERT_W],
+        **{kind.name: e.forward + e.backward for kind, e in zip(TRAFFIC, exposed, strict=True)},
+        fsdp=fsdp,
+        forward_s=whole[0],
+        backward_s=whole[1] + slowed,
+        weight_s=work.weight,
         compute_s=compute,
-        communication_s=communication + gather_f + gather_b,
-        gather_s=gather_f + gather_b,
+        communication_s=sum((a + b for a, b in traffic), gathered),
+        gather_s=gathered,
     )
 
 
 def _behind_computation(
-    traffic: tuple[Floats, Floats, Floats, Floats],
-    tp_share: Floats,
-    ep_share: Floats,
-    room: tuple[Floats, Floats],
-) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Exposed tensor- and expert-parallel traffic, forward and backward of each, and what hides.
+    traffic: Sequence[_Passes], shares: Sequence[Floats], room: _Passes
+) -> tuple[list[_Passes], Floats]:
+    """What is exposed of each kind of traffic, and what hides of all.
 
-    A share of the traffic hides behind computation, as far as there is computation: ``room`` forward and backward.
+    A share of the traffic hides behind computation, as far as there is computation: ``room``.
     """
-    tp_f, tp_b, ep_f, ep_b = traffic
-    out = []
-    hidden = np.zeros_like(tp_f)
-    for tp, ep, free in ((tp_f, ep_f, room[0]), (tp_b, ep_b, room[1])):
-        wanted = tp_share * tp + ep_share * ep
+    exposed = []
+    hidden = np.zeros_like(room.forward)
+    for p, free in enumerate(room):
+        wanted = sum(
+            (share * kind[p] for share, kind in zip(shares, traffic, strict=True)), np.zeros_like(free)
+        )
         fits = np.minimum(1.0, free / np.maximum(wanted, 1e-30))
         hidden = hidden + fits * wanted
-        out.append((tp * (1.0 - fits * tp_share), ep * (1.0 - fits * ep_share)))
-    (tp_f, ep_f), (tp_b, ep_b) = out
-    return tp_f, tp_b, ep_f, ep_b, hidden
+        exposed.append([kind[p] * (1.0 - fits * share) for share, kind in zip(shares, traffic, strict=True)])
+    return [_Passes(*both) for both in zip(*exposed, strict=True)], hidden
 
 
 def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
@@ -230,27 +272,15 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
     """
     t = stage_time(stages, plans, table)
     total = t.forward_s + t.backward_s
-    pp, vpp = plans.pp.astype(float), plans.vpp.astype(float)
-    micro = plans.num_microbatches.astype(float)
+    vpp, micro = plans.vpp.astype(float), plans.num_microbatches.astype(float)
     longest = stages.max(total)
     # the row of the bottleneck stage of every plan
     is_longest = np.flatnonzero(total >= longest[stages.plan])
     bottleneck = np.zeros(len(plans), dtype=np.int64)
     bottleneck[stages.plan[is_longest[::-1]]] = is_longest[::-1]
-    waiting = (stages.sum(total) - longest) / np.where(plans.schedule == SCHEDULES.index("gpipe"), 1.0, vpp)
-    weight_share = np.clip(t.weight_s[bottleneck] / np.maximum(longest, 1e-30), 0.0, 0.45)
-    factor = np.select(
-        [plans.schedule == SCHEDULES.index("zero-bubble"), plans.schedule == SCHEDULES.index("dualpipe")],
-        [
-            1.0 - 2.0 * weight_share,
-            # (P/2 - 1) * (F&B + B - 3W) against (P - 1) * (F + B)
-            np.where(pp > 1, (pp / 2 - 1) / np.maximum(pp - 1, 1.0), 1.0)
-            * (1.0 + t.backward_s[bottleneck] / np.maximum(longest, 1e-30) - 3.0 * weight_share),
-        ],
-        1.0,
-    )
-    bubble = waiting * np.maximum(factor, 0.0)
+    bubble = _bubble_s(plans, stages.sum(total) - longest, t, bottleneck)
 
+    pp = plans.pp.astype(float)
     send_hidden = np.where(plans.p2p_overlap, table.column("overlap_send"), 0.0)
     one_send = table.column("send") * stages.max(stages.send_s)
     send = np.where(pp > 1, one_send * (2.0 * vpp * micro * (1 - send_hidden) + 2.0 * (pp - 1)), 0.0)
@@ -269,7 +299,6 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
     body = micro * longest + bubble + send + data_parallel + optimizer + fixed
     doublings = np.maximum(np.log2(np.maximum(plans.num_devices, 1) / 8.0), 0.0)
     straggler = body * table.column("straggler") * doublings
-    release = table.column("all")
     # sharded parameters travel beside the exchange inside the layers, both behind the computation
     inside = t.communication_s - t.gather_s
     low = (
@@ -279,25 +308,10 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
     )
     high = body + straggler + micro * (t.compute_s + t.launch + t.communication_s - total)[bottleneck]
     high = high + gradient + parameter - data_parallel + 2.0 * vpp * micro * one_send * send_hidden
-
-    def part(values_s: Floats) -> Floats:
-        out: Floats = release * micro * values_s[bottleneck]
-        return out
-
+    release = table.column("all")
     return StepTime(
+        **{f"{name}_s": release * micro * getattr(t, name)[bottleneck] for name in STAGE_PARTS},
         step_s=release * (body + straggler),
-        linear_s=part(t.linear),
-        expert_s=part(t.expert),
-        attention_s=part(t.attention),
-        scan_s=part(t.scan),
-        memory_s=part(t.memory),
-        route_s=part(t.route),
-        recompute_s=part(t.recompute),
-        launch_s=part(t.launch),
-        tp_s=part(t.tp),
-        ep_s=part(t.ep),
-        cp_s=part(t.cp),
-        fsdp_s=part(t.fsdp),
         bubble_s=release * bubble,
         send_s=release * send,
         data_parallel_s=release * data_parallel,
@@ -310,6 +324,26 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
         stage_backward_s=release[stages.plan] * t.backward_s,
         stage_weight_s=release[stages.plan] * t.weight_s,
     )
+
+
+def _bubble_s(plans: Plans, others_s: Floats, t: StageTime, bottleneck: npt.NDArray[np.int64]) -> Floats:
+    """How long the bottleneck stage waits for the others, which take ``others_s`` together for one micro-batch."""
+    pp = plans.pp.astype(float)
+    longest = np.maximum((t.forward_s + t.backward_s)[bottleneck], 1e-30)
+    weight_share = np.clip(t.weight_s[bottleneck] / longest, 0.0, 0.45)
+    factor = np.select(
+        [plans.schedule == SCHEDULES.index("zero-bubble"), plans.schedule == SCHEDULES.index("dualpipe")],
+        [
+            1.0 - 2.0 * weight_share,
+            # (P/2 - 1) * (F&B + B - 3W) against (P - 1) * (F + B)
+            np.where(pp > 1, (pp / 2 - 1) / np.maximum(pp - 1, 1.0), 1.0)
+            * (1.0 + t.backward_s[bottleneck] / longest - 3.0 * weight_share),
+        ],
+        1.0,
+    )
+    turns = np.where(plans.schedule == SCHEDULES.index("gpipe"), 1.0, plans.vpp.astype(float))
+    bubble: Floats = others_s / turns * np.maximum(factor, 0.0)
+    return bubble
 
 
 def _exposed(traffic: Floats, overlap: Floats, room: Floats) -> Floats:

@@ -51,88 +51,78 @@ class Case:
 # --- cases ----------------------------------------------------------------------------------------------------
 
 
+# fmt: off
+_LINEAR = (  # rows, outputs, inputs
+    (64, 128, 128), (256, 128, 128), (1024, 128, 128), (512, 128, 512), (512, 512, 128), (64, 512, 512),
+    (256, 384, 384), (512, 1024, 256), (512, 256, 1024), (256, 1536, 384), (256, 384, 1536), (1024, 512, 512),
+    (128, 2048, 512), (128, 512, 2048), (512, 4096, 256), (256, 8192, 128),
+)
+_ATTENTION = (  # batch, sequence, heads, width of a head
+    (4, 64, 2, 32), (2, 128, 4, 64), (1, 256, 4, 64), (2, 256, 4, 32), (1, 512, 4, 64), (1, 512, 8, 32),
+    (4, 128, 8, 64), (1, 1024, 2, 64),
+)
+_CROSS_ENTROPY = ((64, 1024), (128, 4096), (512, 2048), (512, 4096), (512, 8192))  # tokens, vocabulary
+_EMBEDDING = (  # tokens, vocabulary, hidden
+    (128, 1024, 64), (1024, 1024, 128), (256, 4096, 256), (1024, 4096, 512), (256, 8192, 384),
+)
+# fmt: on
+
+
 def operator_cases(device: Device) -> list[Case]:
     """The grid of shapes. Every law is measured over the range of sizes that small models have on such a device."""
-    kind, name, dtype = device.kind, device.name, device.dtype
-    scale = SCALE[kind]
+    scale = SCALE[device.kind]
 
     def leaf(*shape: int) -> Any:
-        return torch.randn(*shape, dtype=dtype, device=name, requires_grad=True)
+        return torch.randn(*shape, dtype=device.dtype, device=device.name, requires_grad=True)
 
     def plain(*shape: int) -> Any:
-        return torch.randn(*shape, dtype=dtype, device=name)
-
-    cases: list[Case] = []
-
-    def linear(m: int, n: int, k: int) -> None:
-        cases.append(
-            Case(
-                operator="linear",
-                sizes=(m, n, k),
-                elements=2 * (m * k + n * k + m * n),
-                make=lambda: (torch.nn.Linear(k, n, bias=False, dtype=dtype, device=name), leaf(1, m, k)),
-                run=lambda module, x: module(x),
-            )
-        )
-
-    # fmt: off
-    for m, n, k in [
-        (64, 128, 128), (256, 128, 128), (1024, 128, 128), (512, 128, 512), (512, 512, 128), (64, 512, 512),
-        (256, 384, 384), (512, 1024, 256), (512, 256, 1024), (256, 1536, 384), (256, 384, 1536), (1024, 512, 512),
-        (128, 2048, 512), (128, 512, 2048), (512, 4096, 256), (256, 8192, 128),
-    ]:
-        linear(m * scale, n * scale, k * scale)
-    # fmt: on
+        return torch.randn(*shape, dtype=device.dtype, device=device.name)
 
     wide = scale if scale == 1 else 2
-    for b, s, h, d in [
-        (4, 64, 2, 32),
-        (2, 128, 4, 64),
-        (1, 256, 4, 64),
-        (2, 256, 4, 32),
-        (1, 512, 4, 64),
-        (1, 512, 8, 32),
-        (4, 128, 8, 64),
-        (1, 1024, 2, 64),
-    ]:
-        shape = (b, s * scale, h * wide, d * wide)
-        cases.append(_attention(shape, leaf))
-
-    width = 256 * scale
+    cases = [_linear(m * scale, n * scale, k * scale, device, leaf) for m, n, k in _LINEAR]
+    cases += [_attention((b, s * scale, h * wide, d * wide), leaf) for b, s, h, d in _ATTENTION]
     for rows in (32, 128, 512, 2048, 8192):
-        _elementwise(cases, device, rows * scale, width, leaf, plain)
-
-    for tokens, vocab in [(64, 1024), (128, 4096), (512, 2048), (512, 4096), (512, 8192)]:
-        logits = (tokens * scale, vocab * scale)
-        cases.append(
-            Case(
-                operator="cross_entropy",
-                sizes=logits,
-                elements=3 * logits[0] * logits[1],
-                make=lambda s=logits: (leaf(*s), torch.randint(s[1], (s[0],), device=name)),  # type: ignore[misc]
-                run=ops.cross_entropy,
-            )
-        )
-    for tokens, vocab, hidden in [
-        (128, 1024, 64),
-        (1024, 1024, 128),
-        (256, 4096, 256),
-        (1024, 4096, 512),
-        (256, 8192, 384),
-    ]:
-        shape3 = (tokens * scale, vocab * wide, hidden * scale)
-        cases.append(
-            Case(
-                operator="embedding",
-                sizes=shape3,
-                elements=shape3[2] * (2 * shape3[1] + 2 * shape3[0]),
-                make=lambda s=shape3: (torch.randint(s[1], (s[0],), device=name), leaf(s[1], s[2])),  # type: ignore[misc]
-                run=torch.nn.functional.embedding,
-            )
-        )
-    for exponent in (8, 12, 14, 16, 18, 20, 22):
-        cases.append(_adamw((1 << exponent) * scale, device))
+        _elementwise(cases, device, rows * scale, 256 * scale, leaf, plain)
+    cases += [_cross_entropy(tokens * scale, vocab * scale, device, leaf) for tokens, vocab in _CROSS_ENTROPY]
+    cases += [
+        _embedding(tokens * scale, vocab * wide, hidden * scale, device, leaf)
+        for tokens, vocab, hidden in _EMBEDDING
+    ]
+    cases += [_adamw((1 << exponent) * scale, device) for exponent in (8, 12, 14, 16, 18, 20, 22)]
     return cases
+
+
+def _linear(m: int, n: int, k: int, device: Device, leaf: Callable[..., Any]) -> Case:
+    return Case(
+        operator="linear",
+        sizes=(m, n, k),
+        elements=2 * (m * k + n * k + m * n),
+        make=lambda: (
+            torch.nn.Linear(k, n, bias=False, dtype=device.dtype, device=device.name),
+            leaf(1, m, k),
+        ),
+        run=lambda module, x: module(x),
+    )
+
+
+def _cross_entropy(tokens: int, vocab: int, device: Device, leaf: Callable[..., Any]) -> Case:
+    return Case(
+        operator="cross_entropy",
+        sizes=(tokens, vocab),
+        elements=3 * tokens * vocab,
+        make=lambda: (leaf(tokens, vocab), torch.randint(vocab, (tokens,), device=device.name)),
+        run=ops.cross_entropy,
+    )
+
+
+def _embedding(tokens: int, vocab: int, hidden: int, device: Device, leaf: Callable[..., Any]) -> Case:
+    return Case(
+        operator="embedding",
+        sizes=(tokens, vocab, hidden),
+        elements=hidden * (2 * vocab + 2 * tokens),
+        make=lambda: (torch.randint(vocab, (tokens,), device=device.name), leaf(vocab, hidden)),
+        run=torch.nn.functional.embedding,
+    )
 
 
 def _attention(shape: tuple[int, int, int, int], leaf: Callable[..., Any]) -> Case:

@@ -163,8 +163,24 @@ def validate_here(
             skipped[jobs[i].name] = profile.all_reduce_reason
         else:
             predicted[i] = predict_step_s(profile, jobs[i])
+    rows = _trained(profile, jobs, predicted, (1.0 - _CALIBRATION_SHARE) * seconds, report)
+    return HereReport(
+        profile=profile,
+        rows=tuple(rows[i] for i in sorted(rows)),
+        skipped=skipped,
+        elapsed_s=time.monotonic() - start,
+    )
 
-    each_s = (1.0 - _CALIBRATION_SHARE) * seconds / max(1, len(predicted))
+
+def _trained(
+    profile: HereProfile,
+    jobs: Sequence[Job],
+    predicted: dict[int, float],
+    seconds: float,
+    report: Callable[[str], None],
+) -> dict[int, HereRow]:
+    """Train the jobs whose steps were ``predicted``, by their positions, in about ``seconds`` altogether."""
+    each_s = seconds / max(1, len(predicted))
     rows: dict[int, HereRow] = {}
     for num_processes in (1, 2):
         mine = [i for i in predicted if jobs[i].num_processes == num_processes]
@@ -180,12 +196,7 @@ def validate_here(
         )
         for at, i in enumerate(mine):
             rows[i] = _row(jobs[i], predicted[i], [answer["jobs"][at] for answer in answers])
-    return HereReport(
-        profile=profile,
-        rows=tuple(rows[i] for i in sorted(rows)),
-        skipped=skipped,
-        elapsed_s=time.monotonic() - start,
-    )
+    return rows
 
 
 def _row(job: Job, predicted_s: float, answers: list[dict[str, Any]]) -> HereRow:

@@ -47,11 +47,6 @@ def list_machines() -> tuple[str, ...]:
     return tuple(entry.id for entry in _entries().values() if entry.chip)
 
 
-def list_fabrics() -> tuple[str, ...]:
-    """The ids of all fabrics of the catalog: the machines, and those without chips."""
-    return tuple(_entries())
-
-
 @functools.cache
 def fabric_aliases() -> Mapping[str, str]:
     """Every name under which a fabric of the catalog is known, and its id."""

@@ -9,7 +9,8 @@ all-to-all.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -73,12 +74,6 @@ class Schedule:
         """Latencies one after another."""
         return sum(s.repeats * s.hops for s in self.steps)
 
-    @property
-    def wire_bytes(self) -> float:
-        """Bytes that all ranks send together."""
-        sent = sum(float(s.num_bytes.sum()) * s.repeats for s in self.steps)
-        return sent + sum(s.up_bytes * len(s.members) * s.repeats for s in self.steps)
-
 
 def _step(src: LongArray, dst: LongArray, size: float, repeats: int = 1, hops: int = 1) -> Step:
     return Step(
@@ -90,12 +85,13 @@ def _step(src: LongArray, dst: LongArray, size: float, repeats: int = 1, hops: i
     )
 
 
-def _ring(groups: LongArray, size: float, repeats: int, node_size: int) -> list[Step]:
+def _ring(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
     """One ring, or over several nodes one for each rank of a node, so that every network card carries one."""
     orders = _channels(groups, node_size)
     src = np.concatenate(orders)
     dst = np.concatenate([np.roll(order, -1, axis=1) for order in orders])
-    return [_step(src, dst, size / len(orders), repeats)]
+    p = groups.shape[1]
+    return [_step(src, dst, num_bytes / p / len(orders), (p - 1) * (2 if kind == "all_reduce" else 1))]
 
 
 def _channels(groups: LongArray, node_size: int) -> list[LongArray]:
@@ -107,12 +103,17 @@ def _channels(groups: LongArray, node_size: int) -> list[LongArray]:
     return [np.roll(nodes, -c, axis=2).reshape(count, p) for c in range(node_size)]
 
 
-def _direct(groups: LongArray, size: float) -> list[Step]:
-    return [_step(*all_pairs(groups), size)]
+def _direct(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+    return [_step(*all_pairs(groups), num_bytes / groups.shape[1])] * (2 if kind == "all_reduce" else 1)
 
 
-def _pairwise(groups: LongArray, size: float) -> list[Step]:
-    return [_step(groups, np.roll(groups, -k, axis=1), size) for k in range(1, groups.shape[1])]
+def _one_shot(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+    return [_step(*all_pairs(groups), num_bytes)]
+
+
+def _pairwise(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+    p = groups.shape[1]
+    return [_step(groups, np.roll(groups, -k, axis=1), num_bytes / p) for k in range(1, p)]
 
 
 def _doubling(groups: LongArray, num_bytes: float, gather: bool) -> list[Step]:
@@ -128,7 +129,7 @@ def _doubling(groups: LongArray, num_bytes: float, gather: bool) -> list[Step]:
     return steps[::-1] if gather else steps
 
 
-def _halving_doubling(kind: Kind, groups: LongArray, num_bytes: float) -> list[Step]:
+def _halving_doubling(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
     p = groups.shape[1]
     core = 1 << (p.bit_length() - 1)
     inside, extra = groups[:, :core], groups[:, core:]
@@ -148,7 +149,7 @@ def _halving_doubling(kind: Kind, groups: LongArray, num_bytes: float) -> list[S
     return steps
 
 
-def _nhr(groups: LongArray, num_bytes: float, gather: bool) -> list[Step]:
+def _nhr(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
     """Non-uniform hierarchical ring: about log2(p) steps for any p; step k passes blocks to the rank 2^k ahead."""
     p = groups.shape[1]
     steps, have = [], 1
@@ -156,10 +157,11 @@ def _nhr(groups: LongArray, num_bytes: float, gather: bool) -> list[Step]:
         blocks = min(have, p - have)
         steps.append(_step(groups, np.roll(groups, -have, axis=1), num_bytes / p * blocks))
         have += blocks
-    return steps if gather else steps[::-1]
+    scatter = steps[::-1] if kind in ("all_reduce", "reduce_scatter") else []
+    return scatter + (steps if kind in ("all_reduce", "all_gather") else [])
 
 
-def _tree(groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+def _tree(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
     """Double binary tree, pipelined: each tree reduces and broadcasts one half, all edges busy at once.
 
     Over several nodes there is a pair of trees for each rank of a node, with a chain to it inside.
@@ -184,7 +186,7 @@ def _tree(groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
     return [Step(src=src.astype(np.int64), dst=dst.astype(np.int64), num_bytes=size, hops=2 * depth)]
 
 
-def _in_switch(kind: Kind, groups: LongArray, num_bytes: float) -> list[Step]:
+def _in_switch(kind: Kind, groups: LongArray, num_bytes: float, node_size: int = 0) -> list[Step]:
     """Switches that reduce: a rank pulls its reduced shard and multicasts it, so n(p+1)/p bytes pass each way."""
     p = groups.shape[1]
     shard = num_bytes / p
@@ -204,46 +206,69 @@ def _in_switch(kind: Kind, groups: LongArray, num_bytes: float) -> list[Step]:
     ]
 
 
-def _hierarchical(
-    kind: Kind, groups: LongArray, num_bytes: float, inner: int, across: str, in_switch: bool
+def _hierarchical(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+    return _by_node(kind, groups, num_bytes, node_size, "direct" if kind == "all_to_all" else "ring")
+
+
+def _nvls_tree(kind: Kind, groups: LongArray, num_bytes: float, node_size: int) -> list[Step]:
+    return _by_node(kind, groups, num_bytes, node_size, "tree", in_switch=True)
+
+
+def _by_node(
+    kind: Kind, groups: LongArray, num_bytes: float, inner: int, across: str, *, in_switch: bool = False
 ) -> list[Step]:
-    """Inside the node, across nodes between ranks of equal place, inside again."""
+    """Inside the node, ``across`` nodes between ranks of equal place, inside again."""
     count, p = groups.shape
+    if inner < 1 or p % inner or inner == p:
+        raise TopologyError(
+            f"{'nvls-tree' if in_switch else 'hierarchical'} over {p} ranks in nodes of {inner}",
+            expected="whole nodes, and more than one",
+        )
+
+    def outer(which: Kind, ranks: LongArray, size: float) -> list[Step]:
+        return list(schedule(which, across, ranks, size).steps)
+
+    if inner == 1:
+        return outer(kind, groups, num_bytes)
     nodes = p // inner
     near = groups.reshape(count * nodes, inner)
     far = groups.reshape(count, nodes, inner).transpose(0, 2, 1).reshape(count * inner, nodes)
     part = num_bytes / inner
 
-    def outer(which: Kind, size: float) -> list[Step]:
-        return list(schedule(which, across, far, size).steps)
-
-    def local(which: Kind, size: float) -> list[Step]:
-        return _in_switch(which, near, size) if in_switch else _direct(near, size / inner)
+    def local(which: Kind) -> list[Step]:
+        return (_in_switch if in_switch else _direct)(which, near, num_bytes, 0)
 
     if kind == "all_to_all":
-        return _direct(near, num_bytes / inner) + outer("all_to_all", num_bytes)
+        return local(kind) + outer(kind, far, num_bytes)
     if kind == "reduce_scatter":
-        return local("reduce_scatter", num_bytes) + outer("reduce_scatter", part)
+        return local(kind) + outer(kind, far, part)
     if kind == "all_gather":
-        return outer("all_gather", part) + local("all_gather", num_bytes)
-    return local("reduce_scatter", num_bytes) + outer("all_reduce", part) + local("all_gather", num_bytes)
+        return outer(kind, far, part) + local(kind)
+    return local("reduce_scatter") + outer(kind, far, part) + local("all_gather")
 
 
+class _Algorithm(NamedTuple):
+    """Steps of an algorithm from (kind, groups, bytes, node size), and the kinds that it serves."""
+
+    steps: Callable[[Kind, LongArray, float, int], list[Step]]
+    kinds: tuple[Kind, ...]
+
+
+_REDUCTIONS = KINDS[:3]
+_ALGORITHMS = {
+    "ring": _Algorithm(_ring, _REDUCTIONS),
+    "tree": _Algorithm(_tree, ("all_reduce",)),
+    "halving-doubling": _Algorithm(_halving_doubling, _REDUCTIONS),
+    "direct": _Algorithm(_direct, KINDS),
+    "one-shot": _Algorithm(_one_shot, ("all_reduce",)),
+    "pairwise": _Algorithm(_pairwise, ("all_to_all",)),
+    "nhr": _Algorithm(_nhr, _REDUCTIONS),
+    "nvls": _Algorithm(_in_switch, _REDUCTIONS),
+    "hierarchical": _Algorithm(_hierarchical, KINDS),
+    "nvls-tree": _Algorithm(_nvls_tree, ("all_reduce",)),
+}
 ALGORITHMS: dict[Kind, tuple[str, ...]] = {
-    "all_reduce": (
-        "ring",
-        "tree",
-        "halving-doubling",
-        "direct",
-        "one-shot",
-        "nhr",
-        "nvls",
-        "hierarchical",
-        "nvls-tree",
-    ),
-    "all_gather": ("ring", "halving-doubling", "direct", "nhr", "nvls", "hierarchical"),
-    "reduce_scatter": ("ring", "halving-doubling", "direct", "nhr", "nvls", "hierarchical"),
-    "all_to_all": ("direct", "pairwise", "hierarchical"),
+    kind: tuple(name for name, algorithm in _ALGORITHMS.items() if kind in algorithm.kinds) for kind in KINDS
 }
 
 
@@ -277,44 +302,12 @@ def schedule(
         raise TopologyError(
             f"no {algorithm!r} algorithm for {kind}", hint=did_you_mean(algorithm, list(ALGORITHMS[kind]))
         )
-    p = groups.shape[1]
-    if p < 2:
+    if groups.shape[1] < 2:
         raise TopologyError("a collective of one rank", expected="groups of at least 2")
     if num_bytes <= 0:
         raise TopologyError(f"a collective of {num_bytes} bytes", expected="more than 0 bytes")
-    reduces, gathers = kind in ("all_reduce", "reduce_scatter"), kind in ("all_reduce", "all_gather")
-    if algorithm == "ring":
-        steps = _ring(groups, num_bytes / p, (p - 1) * (2 if kind == "all_reduce" else 1), node_size)
-    elif algorithm == "tree":
-        steps = _tree(groups, num_bytes, node_size)
-    elif algorithm == "halving-doubling":
-        steps = _halving_doubling(kind, groups, num_bytes)
-    elif algorithm == "direct":
-        steps = _direct(groups, num_bytes / p) * (2 if kind == "all_reduce" else 1)
-    elif algorithm == "one-shot":
-        steps = _direct(groups, num_bytes)
-    elif algorithm == "pairwise":
-        steps = _pairwise(groups, num_bytes / p)
-    elif algorithm == "nhr":
-        steps = (_nhr(groups, num_bytes, False) if reduces else []) + (
-            _nhr(groups, num_bytes, True) if gathers else []
-        )
-    elif algorithm == "nvls":
-        steps = _in_switch(kind, groups, num_bytes)
-    else:
-        if node_size < 1 or p % node_size or node_size == p:
-            raise TopologyError(
-                f"{algorithm} over {p} ranks in nodes of {node_size}",
-                expected="whole nodes, and more than one",
-            )
-        across = "tree" if algorithm == "nvls-tree" else {"all_to_all": "direct"}.get(kind, "ring")
-        if node_size == 1:
-            steps = list(schedule(kind, across, groups, num_bytes).steps)
-        else:
-            steps = _hierarchical(kind, groups, num_bytes, node_size, across, algorithm == "nvls-tree")
-    return Schedule(
-        kind=kind, algorithm=algorithm, groups=groups, num_bytes=float(num_bytes), steps=tuple(steps)
-    )
+    steps = tuple(_ALGORITHMS[algorithm].steps(kind, groups, num_bytes, node_size))
+    return Schedule(kind=kind, algorithm=algorithm, groups=groups, num_bytes=float(num_bytes), steps=steps)
 
 
 def bus_factor(kind: Kind, size: int) -> float:

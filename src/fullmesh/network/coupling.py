@@ -94,25 +94,6 @@ def collective_routes(
     return _pack(np.array(loads), fabric.capacity, np.array(latencies))
 
 
-def pair_routes(
-    topology: Topology, src: LongArray, dst: LongArray, *, policy: Policy | None = None, protocol: bool = True
-) -> Routes:
-    """One route for each message ``src[i] -> dst[i]``, as for the sends between pipeline stages."""
-    fabric = evaluate.with_protocol(topology) if protocol else topology
-    routing = fabric.route(src, dst, policy)
-    solve.require_paths(routing)
-    loads = np.zeros((len(src), len(topology.links)))
-    share = np.bincount(routing.parent, minlength=len(src))
-    for row in range(routing.num_flows):
-        for seg in routing.seg[row][routing.seg[row] >= 0]:
-            part = slice(routing.ptr[seg], routing.ptr[seg + 1])
-            parent = routing.parent[row]
-            np.add.at(loads[parent], routing.link[part], routing.weight[part] / share[parent])
-    latency = np.zeros(len(src))
-    np.maximum.at(latency, routing.parent, routing.latency_s)
-    return _pack(loads, fabric.capacity, latency)
-
-
 def _pack(loads: FloatArray, capacity: FloatArray, latency: FloatArray) -> Routes:
     """Rows without zeros, over links that differ: of links loaded in the same proportion the tightest is kept."""
     used = np.flatnonzero((loads > 0).any(axis=0))

@@ -60,11 +60,6 @@ class Waterfall:
         """Seconds of one of ``GROUPS``."""
         return self.seconds(*GROUPS[name])
 
-    @property
-    def exposed_communication_s(self) -> float:
-        """Communication that nothing hides."""
-        return self.group("communication")
-
 
 def waterfall(e: Estimate) -> Waterfall:
     """The losses of an estimate, in seconds and as shares of the step."""

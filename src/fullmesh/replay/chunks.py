@@ -12,7 +12,7 @@ from fullmesh.cost.components import C
 from fullmesh.cost.effects import TermTable, load_effects, settings_of
 from fullmesh.cost.memory import memory_ledger
 from fullmesh.cost.stages import Stages, stage_table
-from fullmesh.cost.step import StageTime, stage_time, step_time
+from fullmesh.cost.step import TRAFFIC, StageTime, stage_time, step_time
 from fullmesh.machine import Machine
 from fullmesh.plan import Plan, Plans
 from fullmesh.timeline.costs import SPLIT_BACKWARD, Lane, Operator, PipelineCosts
@@ -184,9 +184,10 @@ def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
     held_up = (1.0 - x.term("overlap_send")) * send if plan.p2p_overlap else np.zeros_like(send)
     forward = forward + np.append(held_up, 0.0)
     backward = backward + np.append(0.0, held_up)
-    again = t.recompute + _share(t.tp, chunks, C.TP_R, C.TP_F, C.TP_B)
-    again = again + _share(t.ep, chunks, C.EP_R, C.EP_F, C.EP_B)
-    again = again + _share(t.cp, chunks, C.CP_R, C.CP_F, C.CP_B)
+    again = t.recompute
+    for kind in TRAFFIC:
+        f, b, r = kind.columns
+        again = again + _share(getattr(t, kind.name), chunks, r, f, b)
     lanes = _lanes(x, t)
     pairs = x.schedule in ("dualpipe", "dualpipev")
     in_pair = (factor * forward, factor * backward) if pairs else (None, None)
@@ -268,14 +269,12 @@ def _share(total: Floats, stages: Stages, wanted: C, *others: C) -> Floats:
 
 
 def _lanes(x: Pipeline, t: StageTime) -> tuple[Lane, ...]:
-    plan, lanes = x.plan, []
-    for name, total, (f, b, r), hides in (
-        ("tp", t.tp, (C.TP_F, C.TP_B, C.TP_R), plan.tp_overlap),
-        ("ep", t.ep, (C.EP_F, C.EP_B, C.EP_R), plan.ep_overlap),
-        ("cp", t.cp, (C.CP_F, C.CP_B, C.CP_R), False),
-    ):
+    lanes = []
+    for kind in TRAFFIC:
+        name, (f, b, r), total = kind.name, kind.columns, getattr(t, kind.name)
         if not total.any():
             continue
+        hides = kind.switch and getattr(x.plan, kind.switch)
         forward = x.factor * _share(total, x.chunks, f, b, r)
         backward = (x.factor * total - forward).clip(0.0)
         # all of the traffic, exposed or not, against what is exposed

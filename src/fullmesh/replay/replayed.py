@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from fullmesh.cost.components import C
 from fullmesh.cost.stages import Stages
+from fullmesh.cost.step import TRAFFIC
 from fullmesh.errors import PlanError
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.replay.chunks import (
@@ -264,11 +266,10 @@ def _without_sharding(x: Pipeline) -> float | None:
 
 
 def _without_hiding(x: Pipeline) -> float | None:
-    if not (x.plan.tp_overlap or x.plan.ep_overlap):
-        return None
-    return _off_s(
-        dataclasses.replace(x, plan=dataclasses.replace(x.plan, tp_overlap=False, ep_overlap=False))
-    )
+    off: dict[str, Any] = {
+        kind.switch: False for kind in TRAFFIC if kind.switch and getattr(x.plan, kind.switch)
+    }
+    return _off_s(dataclasses.replace(x, plan=dataclasses.replace(x.plan, **off))) if off else None
 
 
 _WITHOUT: tuple[tuple[str, Callable[[Pipeline], float | None]], ...] = (

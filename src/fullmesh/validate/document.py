@@ -85,6 +85,26 @@ def accuracy_document(report: Report) -> str:
         "",
         *_table("machine", report.alternatives),
         "",
+        *_memory(report),
+        f"## The {WORST} worst rows",
+        "",
+        *_worst(report),
+        "",
+        "## The gate",
+        "",
+        "| figure | now | limit |",
+        "|---|---|---|",
+        *(
+            f"| {c.name} | {c.value:.4g} | {'at most' if c.at_most else 'at least'} {c.limit:g} |"
+            for c in checks(report)
+        ),
+        "",
+    ]
+    return "\n".join(out)
+
+
+def _memory(report: Report) -> list[str]:
+    return [
         "## Peak memory",
         "",
         "Allocated against allocated, reserved against reserved; tiers A and B. The terms of the memory model",
@@ -112,21 +132,7 @@ def accuracy_document(report: Report) -> str:
             if r.refused
         ),
         "",
-        f"## The {WORST} worst rows",
-        "",
-        *_worst(report),
-        "",
-        "## The gate",
-        "",
-        "| figure | now | limit |",
-        "|---|---|---|",
-        *(
-            f"| {c.name} | {c.value:.4g} | {'at most' if c.at_most else 'at least'} {c.limit:g} |"
-            for c in checks(report)
-        ),
-        "",
     ]
-    return "\n".join(out)
 
 
 def _percent(value: float) -> str:

@@ -71,11 +71,6 @@ class OperatorTable:
         rows = zip(self.count, self.flop, self.phase, strict=True)
         return sum(count * flop for count, flop, at in rows if at == phase)
 
-    @property
-    def total_saved_bytes(self) -> float:
-        """What all layers keep."""
-        return sum(c * b for c, b in zip(self.count, self.saved_bytes, strict=True))
-
     def records(self) -> Iterator[dict[str, object]]:
         """One dictionary a row."""
         names = [f.name for f in dataclasses.fields(self)]

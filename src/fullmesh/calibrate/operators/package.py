@@ -386,11 +386,6 @@ def collective_tables(out_folder: Path) -> list[Path]:
     ]
 
 
-def package_tables(out_folder: Path) -> list[Path]:
-    """Write all tables; see ``operator_tables`` and ``collective_tables``."""
-    return [*operator_tables(out_folder), *collective_tables(out_folder)]
-
-
 def _written(path: Path, comment: str, rows: Sequence[Row]) -> list[Path]:
     if not rows:
         return []

@@ -100,6 +100,25 @@ def _terms(fabric: Fabric, level: Level, kind: str) -> list[Term]:
     return [t for t in fabric.terms if t.kind == kind and (reducing or not t.in_network)]
 
 
+def _fastest(
+    inside: Column, offers: Sequence[tuple[Term, Column]], names: list[str]
+) -> tuple[Column, npt.NDArray[np.float64]]:
+    """Seconds of a level beside those of the levels ``inside``, and the index in ``names`` of the algorithm taken.
+
+    ``offers`` are the terms with the seconds of the level alone, infinite where a term may not run; algorithms that
+    ``names`` lacks are added.
+    """
+    best = np.full_like(inside, np.inf)
+    taken = np.zeros(inside.shape)
+    for term, alone in offers:
+        seconds = np.maximum(inside, alone) + term.serial * np.minimum(inside, alone)
+        if term.algorithm not in names:
+            names.append(term.algorithm)
+        taken = np.where(seconds < best, names.index(term.algorithm), taken)
+        best = np.minimum(best, seconds)
+    return best, taken
+
+
 def _exchange(
     machine: Machine, kind: str, num_bytes: Column, levels: Sequence[Level], fabrics: tuple[Fabric, ...]
 ) -> Timed:
@@ -121,24 +140,19 @@ def _exchange(
         line = level.line_bytes_per_s(ranks - 1.0)
         # a bound speaks of this level's own exchange: more nodes outside do not change what runs inside one
         share = buffer / ranks if kind in ("all_gather", "reduce_scatter") else buffer
-        best = np.full_like(num_bytes, np.inf)
-        local = np.zeros(num_bytes.shape)
+        offers = []
         taken = np.zeros(num_bytes.shape, dtype=bool)
         # the library takes a bounded algorithm whenever it may, so those come first and close the choice
         for term in sorted(_terms(fabric, level, kind), key=lambda t: t.up_to_bytes is None):
-            seconds = term_s(term, buffer, ranks, line, level.inside, fabric.inner_step)
-            seconds = np.maximum(total, seconds) + term.serial * np.minimum(total, seconds)
             allowed = ~taken
             if term.single:
                 allowed &= level.inside == 1
             if term.up_to_bytes is not None:
                 allowed &= (share <= term.up_to_bytes) & (level.members <= term.up_to_ranks)
                 taken = taken | allowed
-            if term.algorithm not in names:
-                names.append(term.algorithm)
-            better = allowed & (seconds < best)
-            best = np.where(better, seconds, best)
-            local = np.where(better, names.index(term.algorithm), local)
+            seconds = term_s(term, buffer, ranks, line, level.inside, fabric.inner_step)
+            offers.append((term, np.where(allowed, seconds, np.inf)))
+        best, local = _fastest(total, offers, names)
         total = np.where(ranks > 1, best, total)
         choice = np.where(ranks > 1, local, choice)
     return total, choice, names
@@ -158,16 +172,9 @@ def _all_to_all(
         # a term takes (ranks - 1) / ranks of a buffer: hand it the buffer whose share is what this level carries
         ranks = peers + 1.0
         buffer = num_bytes * ranks / group
-        best = np.full_like(num_bytes, np.inf)
-        local = np.zeros(num_bytes.shape)
-        for term in _terms(fabric, level, "all_to_all"):
-            seconds = term_s(term, buffer, ranks, level.line_bytes_per_s(peers))
-            seconds = np.maximum(total, seconds) + term.serial * np.minimum(total, seconds)
-            if term.algorithm not in names:
-                names.append(term.algorithm)
-            better = seconds < best
-            best = np.where(better, seconds, best)
-            local = np.where(better, names.index(term.algorithm), local)
+        line = level.line_bytes_per_s(peers)
+        terms = _terms(fabric, level, "all_to_all")
+        best, local = _fastest(total, [(t, term_s(t, buffer, ranks, line)) for t in terms], names)
         total = np.where(peers > 0, best, total)
         choice = np.where(peers > 0, local, choice)
     return total, choice, names

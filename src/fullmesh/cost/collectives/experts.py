@@ -6,6 +6,8 @@ and their Ascend twins) send a token once to each rank, and over network cards o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -168,33 +170,14 @@ def expert_all_to_all_s(
     PlanError
         Unknown dispatcher, negative tokens or bytes, or a count below one.
     """
-
     if dispatcher not in DISPATCHERS:
         raise PlanError(
             f"unknown expert dispatcher {dispatcher!r}", expected="one of " + ", ".join(DISPATCHERS)
         )
     limit = np.inf if node_limit is None else node_limit
-    t, out, back, k, p, step, e, most = np.broadcast_arrays(
-        *(
-            np.asarray(c, dtype=np.float64)
-            for c in (
-                tokens,
-                hidden_bytes_dispatch,
-                hidden_bytes_combine,
-                topk,
-                ep,
-                stride,
-                num_experts,
-                limit,
-            )
-        )
+    t, out, back, k, p, step, e, most = _columns(
+        (tokens, hidden_bytes_dispatch, hidden_bytes_combine), (topk, ep, stride, num_experts, limit)
     )
-    if t.size and (
-        min(t.min(), out.min(), back.min()) < 0 or min(k.min(), p.min(), step.min(), e.min(), most.min()) < 1
-    ):
-        raise PlanError(
-            "experts need tokens and bytes of at least 0; topk, ep, stride and experts of at least 1"
-        )
     known = load_fabrics() if fabrics is None else fabrics
     if dispatcher == "alltoall":
         return _plain_s(machine, t, (out, back), k, p, step, known)
@@ -209,6 +192,17 @@ def expert_all_to_all_s(
         for phase, width in zip(PHASES, (out, back), strict=True)
     )
     return dispatch, combine
+
+
+def _columns(amounts: Sequence[npt.ArrayLike], counts: Sequence[npt.ArrayLike]) -> tuple[Column, ...]:
+    """Amounts of at least zero and counts of at least one as columns of one shape."""
+    columns = np.broadcast_arrays(*(np.asarray(c, dtype=np.float64) for c in (*amounts, *counts)))
+    for i, column in enumerate(columns):
+        if column.size and column.min() < (0 if i < len(amounts) else 1):
+            raise PlanError(
+                "experts need tokens and bytes of at least 0; topk, ep, stride and experts of at least 1"
+            )
+    return columns
 
 
 def _plain_s(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -67,23 +68,11 @@ from fullmesh.glossary import Language
 @timing_option
 @lang_option
 def command(
-    model: str,
-    on: str,
-    chips: str | None,
-    batch: str | None,
-    seq: str | None,
-    precision: str,
-    objective: str,
-    basis: str,
-    tokens: str,
-    offload: bool,
-    software: str | None,
-    profile: str | None,
-    prices: str | None,
     as_json: bool,
     as_csv: bool,
     no_timing: bool,
     lang: Language,
+    **question: Any,
 ) -> None:
     """Compare machines."""
     from fullmesh.faces.cli.compare_report import report
@@ -93,24 +82,7 @@ def command(
     from fullmesh.study.fields import CSV_COLUMNS
 
     one_format(as_json, as_csv)
-    result, took = searched(
-        lambda: compare(
-            model,
-            on,
-            chips=chips,
-            batch=batch,
-            seq=seq,
-            precision=precision,
-            objective=objective,
-            basis=basis,
-            tokens=tokens,
-            prices=prices,
-            offload=offload,
-            software=software,
-            profile=profile,
-        ),
-        timing=not no_timing,
-    )
+    result, took = searched(lambda: compare(**question), timing=not no_timing)
     if as_json:
         write_json(result.to_dict())
     elif as_csv:

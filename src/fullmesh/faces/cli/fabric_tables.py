@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
+from fullmesh.faces.cli.fabric_answers import View
 from fullmesh.faces.cli.tables import show as show_tables
 from fullmesh.faces.cli.tables import table
+from fullmesh.network import summary
 from fullmesh.output.formats import change
 from fullmesh.units import duration, si_prefix
-
-if TYPE_CHECKING:
-    from fullmesh.network.wiring.links import Policy
-    from fullmesh.network.wiring.topology import Topology
 
 
 def _rate(value: float | None) -> str:
@@ -39,46 +38,40 @@ def _table(title: str, header: list[str], rows: list[list[str]], *, leading: int
     show_tables("", out)
 
 
-def show(
-    before: Topology,
-    after: Topology,
-    out: dict[str, Any],
-    changed: bool,
-    fails: tuple[str, ...],
-    policy: Policy,
-    num_bytes: float,
-) -> None:
-    from fullmesh.network import summary as report
-
+def show(view: View, out: dict[str, Any]) -> None:
+    """Print the fabric and every part of the answer."""
+    after = view.after
     click.echo(f"{after.title}: {after.num_devices} devices (one device is one {after.device_basis})")
-    states = [("before", out["before"]), ("after", out["after"])] if changed else [("now", out)]
-    names = [n for n, _ in states]
-    rows: list[list[str]] = [["devices", *(str(s["devices"]) for _, s in states)]]
-    for tier in states[-1][1]["switches"]:
-        rows.append([f"switch chips, {tier}", *(str(s["switches"].get(tier, 0)) for _, s in states)])
-    for kind in states[-1][1]["links"]:
-        cells = []
-        for _, s in states:
-            entry = s["links"].get(kind)
-            cells.append(f"{entry['count']} x {si_prefix(entry['bytes_per_s'], 'B/s', 4)}" if entry else "0")
+    _print_fabric(view, {name: out[name] for name in ("before", "after", "now") if name in out})
+    _print_tiers(view)
+    if "failures" in out:
+        _print_failures(view.before.title, out["failures"])
+    for name, write in _PARTS.items():
+        if name in out:
+            write(out[name])
+
+
+def _print_fabric(view: View, states: dict[str, dict[str, Any]]) -> None:
+    rows: list[list[str]] = [["devices", *(str(s["devices"]) for s in states.values())]]
+    last = list(states.values())[-1]
+    for tier in last["switches"]:
+        rows.append([f"switch chips, {tier}", *(str(s["switches"].get(tier, 0)) for s in states.values())])
+    for kind in last["links"]:
+        entries = [s["links"].get(kind) for s in states.values()]
+        cells = [f"{e['count']} x {_rate(e['bytes_per_s'])}" if e else "0" for e in entries]
         rows.append([f"links, {kind} (one direction)", *cells])
-    rows.append(
-        ["all-to-all, per device", *(_rate(s["all_to_all"]["bytes_per_s_per_device"]) for _, s in states)]
-    )
-    rows.append(
-        [
-            f"all-to-all of {_bytes(num_bytes)} per device",
-            *(
-                "no path" if s["all_to_all"]["seconds"] is None else duration(s["all_to_all"]["seconds"], 4)
-                for _, s in states
-            ),
-        ]
-    )
-    if changed and states[0][1]["all_to_all"]["bytes_per_s_per_device"]:
-        rates = [s["all_to_all"]["bytes_per_s_per_device"] for _, s in states]
-        rows.append(["change per device", "", _percent(report.change(rates[0], rates[1]))])
-    what = f", failed: {', '.join(fails)}" if fails else ""
-    _table(f"Fabric (policy {policy.name}{what}; line rates)", ["", *names], rows)
+    exchange = [s["all_to_all"] for s in states.values()]
+    rates = [e["bytes_per_s_per_device"] for e in exchange]
+    rows.append(["all-to-all, per device", *map(_rate, rates)])
+    times = ["no path" if e["seconds"] is None else duration(e["seconds"], 4) for e in exchange]
+    rows.append([f"all-to-all of {_bytes(view.asked.num_bytes)} per device", *times])
+    if len(states) > 1 and rates[0]:
+        rows.append(["change per device", "", _percent(summary.change(*rates))])
+    failed = f", failed: {', '.join(view.asked.fails)}" if view.asked.fails else ""
+    _table(f"Fabric (policy {view.route.name}{failed}; line rates)", ["", *states], rows)
+
+
+def _print_tiers(view: View) -> None:
     _table(
         "Bandwidth and latency by tier, from device 0",
         ["tier", "kind", "devices", "latency", "to one peer", "to all peers", "to one, as reached"],
@@ -88,49 +81,46 @@ def show(
                 r.kind,
                 str(r.num_devices),
                 duration(r.latency_s),
-                si_prefix(r.pair_bytes_per_s, "B/s", 4),
-                si_prefix(r.port_bytes_per_s, "B/s", 4),
-                si_prefix(r.reached_bytes_per_s, "B/s", 4),
+                *(_rate(x) for x in (r.pair_bytes_per_s, r.port_bytes_per_s, r.reached_bytes_per_s)),
             ]
-            for r in report.tier_rows(after, policy)
+            for r in summary.tier_rows(view.after, view.route)
         ],
     )
-    if "failures" in out:
-        _table(
-            f"All-to-all per device under failures of {before.title}",
-            ["failure", "static", "change", "re-split", "change"],
+
+
+def _print_failures(title: str, rows: list[dict[str, Any]]) -> None:
+    _table(
+        f"All-to-all per device under failures of {title}",
+        ["failure", "static", "change", "re-split", "change"],
+        [
             [
-                [
-                    r["failure"],
-                    _rate(r["static_bytes_per_s"]),
-                    _percent(r["static_change"]),
-                    _rate(r["resplit_bytes_per_s"]),
-                    _percent(r["resplit_change"]),
-                ]
-                for r in out["failures"]
-            ],
-        )
-    if "collectives" in out:
-        _print_collectives(out["collectives"])
-    if "placements" in out:
-        _table(
-            "All-reduce of each axis by order of the axes (innermost first)",
-            ["order", "axis", "ranks", "stride", "time", "bus bandwidth"],
+                r["failure"],
+                _rate(r["static_bytes_per_s"]),
+                _percent(r["static_change"]),
+                _rate(r["resplit_bytes_per_s"]),
+                _percent(r["resplit_change"]),
+            ]
+            for r in rows
+        ],
+    )
+
+
+def _print_placements(rows: list[dict[str, Any]]) -> None:
+    _table(
+        "All-reduce of each axis by order of the axes (innermost first)",
+        ["order", "axis", "ranks", "stride", "time", "bus bandwidth"],
+        [
             [
-                [
-                    r["order"],
-                    r["axis"],
-                    str(r["size"]),
-                    str(r["stride"]),
-                    duration(r["seconds"]),
-                    si_prefix(r["bus_bytes_per_s"], "B/s"),
-                ]
-                for r in out["placements"]
-            ],
-        )
-    _print_whatif(out)
-    if "measured" in out:
-        _print_measured(out["measured"])
+                r["order"],
+                r["axis"],
+                str(r["size"]),
+                str(r["stride"]),
+                duration(r["seconds"]),
+                si_prefix(r["bus_bytes_per_s"], "B/s"),
+            ]
+            for r in rows
+        ],
+    )
 
 
 def _print_collectives(rows: list[dict[str, Any]]) -> None:
@@ -214,56 +204,69 @@ def _quantity(name: str, value: float) -> str:
     return si_prefix(value, "B/s", 4) if name == "bytes_per_s" else duration(value)
 
 
-def _print_whatif(out: dict[str, Any]) -> None:
-    if "matrix" in out:
-        names = [f"device {d}" for d in out["matrix"]["devices"]]
-        for title, key, unit in (
-            ("Bandwidth", "bytes_per_s", "bytes_per_s"),
-            ("Latency", "latency_s", "seconds"),
-        ):
-            rows = [
-                [name, *(_quantity(unit, v) if v else "-" for v in row)]
-                for name, row in zip(names, out["matrix"][key], strict=True)
+def _print_matrix(data: dict[str, Any]) -> None:
+    names = [f"device {d}" for d in data["devices"]]
+    for title, key in (("Bandwidth", "bytes_per_s"), ("Latency", "latency_s")):
+        rows = [
+            [name, *(_quantity(key, v) if v else "-" for v in row)]
+            for name, row in zip(names, data[key], strict=True)
+        ]
+        _table(f"{title} of one pair alone, at line rate", ["", *names], rows)
+
+
+def _print_load(rows: list[dict[str, Any]]) -> None:
+    _table(
+        "How full the links are during the all-to-all",
+        ["kind", "links", "mean", "fullest"],
+        [
+            [r["kind"], str(r["links"]), f"{100 * r['mean']:.1f} %", f"{100 * r['fullest']:.1f} %"]
+            for r in rows
+        ],
+    )
+
+
+def _print_jobs(rows: list[dict[str, Any]]) -> None:
+    _table(
+        "All-to-alls of several jobs",
+        ["devices", "count", "alone", "together", "slower by"],
+        [
+            [
+                r["job"],
+                str(r["devices"]),
+                duration(r["alone_s"]),
+                duration(r["together_s"]),
+                _percent(r["slowdown"]),
             ]
-            _table(f"{title} of one pair alone, at line rate", ["", *names], rows)
-    if "load" in out:
-        _table(
-            "How full the links are during the all-to-all",
-            ["kind", "links", "mean", "fullest"],
+            for r in rows
+        ],
+    )
+
+
+def _print_experts(rows: list[dict[str, Any]]) -> None:
+    _table(
+        "Expert exchange (graph: max-min with events, reached rates; calibrated: even routing)",
+        ["phase", "ranks", "per rank", "graph", "fullest rank", "calibrated", "library"],
+        [
             [
-                [r["kind"], str(r["links"]), f"{100 * r['mean']:.1f} %", f"{100 * r['fullest']:.1f} %"]
-                for r in out["load"]
-            ],
-        )
-    if "jobs" in out:
-        _table(
-            "All-to-alls of several jobs",
-            ["devices", "count", "alone", "together", "slower by"],
-            [
-                [
-                    r["job"],
-                    str(r["devices"]),
-                    duration(r["alone_s"]),
-                    duration(r["together_s"]),
-                    _percent(r["slowdown"]),
-                ]
-                for r in out["jobs"]
-            ],
-        )
-    if "experts" in out:
-        _table(
-            "Expert exchange (graph: max-min with events, reached rates; calibrated: even routing)",
-            ["phase", "ranks", "per rank", "graph", "fullest rank", "calibrated", "library"],
-            [
-                [
-                    r["phase"],
-                    str(r["ranks"]),
-                    si_prefix(r["bytes_per_rank"], "B"),
-                    duration(r["wire_s"]),
-                    f"{r['imbalance']:.2f} x mean",
-                    duration(r["table_s"]) if r["table_s"] else "-",
-                    r["library"] or "-",
-                ]
-                for r in out["experts"]
-            ],
-        )
+                r["phase"],
+                str(r["ranks"]),
+                si_prefix(r["bytes_per_rank"], "B"),
+                duration(r["wire_s"]),
+                f"{r['imbalance']:.2f} x mean",
+                duration(r["table_s"]) if r["table_s"] else "-",
+                r["library"] or "-",
+            ]
+            for r in rows
+        ],
+    )
+
+
+_PARTS: dict[str, Callable[[Any], None]] = {
+    "collectives": _print_collectives,
+    "placements": _print_placements,
+    "matrix": _print_matrix,
+    "load": _print_load,
+    "jobs": _print_jobs,
+    "experts": _print_experts,
+    "measured": _print_measured,
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,22 +55,12 @@ from fullmesh.glossary import Language
 @timing_option
 @lang_option
 def command(
-    model: str,
-    on: str,
-    chips: str | None,
-    batch: str | None,
-    seq: str | None,
-    precision: str,
-    objective: str,
-    top: int,
-    offload: bool,
-    software: str | None,
-    profile: str | None,
     export: Path | None,
     as_json: bool,
     as_csv: bool,
     no_timing: bool,
     lang: Language,
+    **question: Any,
 ) -> None:
     """List the best plans."""
     from fullmesh.faces.cli.model_notes import say_notes
@@ -79,22 +70,7 @@ def command(
     from fullmesh.study.api import best_plans, export_launch
 
     one_format(as_json, as_csv)
-    found, took = searched(
-        lambda: best_plans(
-            model,
-            on,
-            chips=chips,
-            batch=batch,
-            seq=seq,
-            precision=precision,
-            objective=objective,
-            top=top,
-            offload=offload,
-            software=software,
-            profile=profile,
-        ),
-        timing=not no_timing,
-    )
+    found, took = searched(lambda: best_plans(**question), timing=not no_timing)
     if as_json:
         write_json(found.to_dict())
     elif as_csv:

@@ -175,9 +175,12 @@ def _retime(state, transfers, now):  # type: ignore[no-untyped-def]
         old, new = solve.old_rate[i], state.flows.rate[f]
         if new == old:
             continue
-        if old > 0:
-            transfers.rest[f] = max(transfers.due[f] - now, 0.0) * old
-        _expect(transfers, f, now + max(transfers.rest[f], 0.0) / new if new > 0 else np.inf)
+        rest = max(transfers.due[f] - now, 0.0) * old if old > 0 else max(transfers.rest[f], 0.0)
+        if new > 0:
+            _expect(transfers, f, now + rest / new)
+        else:
+            transfers.rest[f] = rest
+            _expect(transfers, f, np.inf)
 
 
 @inlined

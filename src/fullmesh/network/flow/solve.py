@@ -16,7 +16,7 @@ from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
 from fullmesh.network.wiring.topology import Routing, Topology
 
 _NONE = np.zeros((0, 0))
-FEW_ENTRIES = 50_000  # of flows on links: up to here NumPy is quicker than to compile a kernel ...
+FEW_ENTRIES = 10_000  # of flows on links: up to here plain Python is quicker than to compile a kernel ...
 MOST_PASSES = 64  # ... unless so many passes leave some flows unsettled
 
 
@@ -200,7 +200,7 @@ def max_min_rates(problem: Problem) -> FloatArray:
 
 
 def _settle_few(paths: Paths, rate: FloatArray) -> tuple[IntArray, FloatArray]:
-    """`fullmesh.network.flow.waterfill.settle_alike` in NumPy, which is quicker than to compile that for few flows.
+    """`fullmesh.network.flow.waterfill.settle_alike` for few flows: done before that is compiled or even loaded.
 
     Returns
     -------
@@ -208,30 +208,44 @@ def _settle_few(paths: Paths, rate: FloatArray) -> tuple[IntArray, FloatArray]:
         Flows that are left after `MOST_PASSES`, int32, and bytes per second that links have left, shape (links,).
     """
     rate[:] = np.inf
-    flow, column = np.nonzero(paths.seg >= 0)
-    segment = paths.seg[flow, column]
-    length = np.diff(paths.ptr)[segment]
-    ends = np.cumsum(length)
-    entry = np.arange(length.sum()) + np.repeat(paths.ptr[segment] - ends + length, length)
-    many = paths.mult[flow, column] if paths.mult.size else np.ones(len(flow))
-    flow, weight = np.repeat(flow, length), paths.weight[entry] * np.repeat(many, length)
-    link, left = paths.link[entry], paths.cap.astype(float)
+    ptr, link, weight, left = (
+        paths.ptr.tolist(),
+        paths.link.tolist(),
+        paths.weight.tolist(),
+        paths.cap.tolist(),
+    )
+    mult = paths.mult.tolist()
+    open_paths: dict[
+        int, list[tuple[int, float]]
+    ] = {}  # links of each flow whose rate is not known, and its share
+    for flow, row in enumerate(paths.seg.tolist()):
+        for column, segment in enumerate(row):
+            if segment >= 0:
+                many = mult[flow][column] if mult else 1.0
+                entries = range(ptr[segment], ptr[segment + 1])
+                open_paths.setdefault(flow, []).extend((link[e], weight[e] * many) for e in entries)
     for _ in range(MOST_PASSES):
-        if not len(flow):
+        total = [0.0] * len(left)
+        for path in open_paths.values():
+            for ln, part in path:
+                total[ln] += part
+        share = [
+            max(rest, 0.0) / all_of if all_of > 0 else np.inf
+            for rest, all_of in zip(left, total, strict=True)
+        ]
+        smallest, best = [True] * len(left), {}
+        for flow, path in open_paths.items():
+            best[flow] = least = min([share[ln] for ln, _ in path])
+            for ln, _ in path:
+                if share[ln] > least * (1 + TIE):
+                    smallest[ln] = False
+        for flow in [f for f, path in open_paths.items() if any(smallest[ln] for ln, _ in path)]:
+            rate[flow] = best[flow]
+            for ln, part in open_paths.pop(flow):
+                left[ln] -= part * best[flow]
+        if not open_paths:
             break
-        total = np.bincount(link, weights=weight, minlength=len(left))
-        share = np.divide(np.maximum(left, 0.0), total, out=np.full(len(left), np.inf), where=total > 0)
-        first = np.flatnonzero(np.diff(flow, prepend=-1))
-        best = np.minimum.reduceat(share[link], first)
-        met = np.repeat(best, np.diff(first, append=len(flow)))
-        smallest = np.ones(len(left), bool)
-        smallest[link[share[link] > met * (1 + TIE)]] = False
-        settles = np.logical_or.reduceat(smallest[link], first)
-        rate[flow[first[settles]]] = best[settles]
-        done = np.repeat(settles, np.diff(first, append=len(flow)))
-        left -= np.bincount(link[done], weights=weight[done] * met[done], minlength=len(left))
-        flow, link, weight = flow[~done], link[~done], weight[~done]
-    return np.unique(flow).astype(np.int32), left
+    return np.array(list(open_paths), np.int32), np.array(left)
 
 
 def completion_times(

@@ -7,6 +7,7 @@ Without spines a pod is its leaf alone. All numbers of links follow by arithmeti
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,12 @@ class ClosLayer:
         ):
             for direction in ("up", "down"):
                 out[f"{name}_{direction}"] = (at, shape)
-                at += int(np.prod(shape))
+                at += math.prod(shape)
         return out
 
     def _view(self, capacity: FloatArray, block: str) -> FloatArray:
         first, shape = self.blocks()[block]
-        return capacity[first : first + int(np.prod(shape))].reshape(shape)
+        return capacity[first : first + math.prod(shape)].reshape(shape)
 
     def joins(self, src: IntArray, dst: IntArray, capacity: FloatArray) -> BoolArray:
         a, b = self.leaf_of[src], self.leaf_of[dst]

@@ -14,8 +14,9 @@ from fullmesh.workload.layers.mamba1 import Mamba1
 from fullmesh.workload.layers.mamba2 import Mamba2
 from fullmesh.workload.layers.mlp import MLP
 from fullmesh.workload.layers.short_conv import ShortConv
+from fullmesh.workload.layers.sparse_attention import SparseLatentAttention
 
-Mixer = Attention | LatentAttention | Mamba1 | Mamba2 | LinearAttention | ShortConv
+Mixer = Attention | LatentAttention | SparseLatentAttention | Mamba1 | Mamba2 | LinearAttention | ShortConv
 FeedForward = MLP | MoE
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "MixerKind",
     "MoE",
     "ShortConv",
+    "SparseLatentAttention",
 ]

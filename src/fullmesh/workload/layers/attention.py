@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.ops import (
     AttentionCore,
@@ -44,6 +45,8 @@ class Attention:
     qk_norm_size : int, optional
         Parameters of the norms of queries and keys where they are not one scale of a head's width each.
     """
+
+    title: ClassVar[str] = "softmax attention"
 
     num_heads: int
     num_kv_heads: int

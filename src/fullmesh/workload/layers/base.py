@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from fullmesh.workload.ops import Block, Module, Operator, Saved, Weight
 
 
 class MixerKind(Protocol):
     """A sequence mixer: attention of some form, a state-space model, a recurrence."""
+
+    title: ClassVar[str]  # as people call it
 
     @property
     def family(self) -> str:
@@ -39,6 +41,8 @@ class MixerKind(Protocol):
 
 class FeedForwardKind(Protocol):
     """A feed-forward part: dense, or a mixture of experts."""
+
+    title: ClassVar[str]
 
     @property
     def tensor_widths(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.layers.recurrent import around_scan, saved_by_scan
 from fullmesh.workload.ops import Module, Operator, Saved, Scan, Weight, split
@@ -11,6 +12,8 @@ from fullmesh.workload.ops import Module, Operator, Saved, Scan, Weight, split
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LinearAttention:
     """Gated delta-rule linear attention."""
+
+    title: ClassVar[str] = "gated delta rule"
 
     num_key_heads: int
     num_value_heads: int

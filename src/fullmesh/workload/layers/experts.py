@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.layers.mlp import MLP, kept, matrices, work
 from fullmesh.workload.ops import (
@@ -33,6 +34,8 @@ class MoE:
 
     ``latent`` is the width that tokens are projected to before they are dispatched (None: the hidden size).
     """
+
+    title: ClassVar[str] = "experts"
 
     num_experts: int
     topk: int

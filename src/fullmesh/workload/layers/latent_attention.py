@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.layers.attention import core_saved
 from fullmesh.workload.ops import (
@@ -23,15 +24,9 @@ _UP: tuple[Module, ...] = ("mla_up_proj",)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LatentAttention:
-    """Multi-head latent attention (MLA). ``q_lora_rank`` is None where queries are not compressed.
+    """Multi-head latent attention (MLA). ``q_lora_rank`` is None where queries are not compressed."""
 
-    Parameters
-    ----------
-    index_heads, index_dim, index_topk : int
-        Sparse attention: an indexer of ``index_heads`` heads of ``index_dim`` elements scores all earlier tokens, and
-        attention sees the best ``index_topk`` of them (DeepSeek-V3.2). 0 heads: attention sees ``index_topk`` tokens
-        that another layer chose, or all where that is 0 too.
-    """
+    title: ClassVar[str] = "latent attention"
 
     num_heads: int
     q_lora_rank: int | None
@@ -39,9 +34,6 @@ class LatentAttention:
     qk_nope_dim: int
     qk_rope_dim: int
     v_dim: int
-    index_heads: int = 0
-    index_dim: int = 0
-    index_topk: int = 0
 
     @property
     def family(self) -> str:
@@ -76,13 +68,6 @@ class LatentAttention:
             ("kv_up", (self.kv_lora_rank, self.num_heads * (self.qk_nope_dim + self.v_dim))),
             ("out", (self.num_heads * self.v_dim, hidden)),
         ]
-        if self.index_heads:
-            out += [
-                ("index_q", (self.q_lora_rank or hidden, self.index_heads * self.index_dim)),
-                ("index_k", (hidden, self.index_dim)),
-                ("index_norm", (2, self.index_dim)),
-                ("index_weights", (hidden, self.index_heads)),
-            ]
         return tuple(Weight(name=f"attention.{name}", shape=shape, part="mixer") for name, shape in out)
 
     def operators(self, hidden: int) -> tuple[Operator, ...]:
@@ -106,31 +91,13 @@ class LatentAttention:
                 k=whole(self.kv_lora_rank), drops=_UP,
             ),
             *self._joins(),
-            *self._indexer(hidden),
             AttentionCore(
                 name="attention.core", num_heads=self.num_heads, num_kv_heads=self.num_heads, qk_dim=self.qk_dim,
-                v_dim=self.v_dim, window=self.index_topk or None,
+                v_dim=self.v_dim,
             ),
             Product(name="attention.out", tokens=Tokens.STREAM, n=h, k=split(self.num_heads, self.v_dim)),
         ]  # fmt: skip
         return tuple(out)
-
-    def _indexer(self, hidden: int) -> tuple[Operator, ...]:
-        """Scores of every earlier token by a few narrow heads with one key; values are not touched."""
-        if not self.index_heads:
-            return ()
-        h, queries = whole(hidden), whole(self.index_heads * self.index_dim)
-        return (
-            Product(name="indexer.q", tokens=Tokens.STREAM, n=queries, k=whole(self.q_lora_rank or hidden)),
-            Product(name="indexer.k", tokens=Tokens.LOCAL, n=whole(self.index_dim + self.index_heads), k=h),
-            AttentionCore(
-                name="indexer.core",
-                num_heads=self.index_heads,
-                num_kv_heads=1,
-                qk_dim=self.index_dim,
-                v_dim=0,
-            ),
-        )
 
     def _joins(self) -> tuple[Operator, ...]:
         """Norms of the compressed vectors; rotary parts and the keys that are put together from both."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.ops import (
     Element,
@@ -32,6 +33,8 @@ class Mamba1:
     inner_norms : bool
         Norms of step, input and output of the state (Jamba).
     """
+
+    title: ClassVar[str] = "Mamba"
 
     inner: int
     state_dim: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.layers.recurrent import around_scan, saved_by_scan
 from fullmesh.workload.ops import Module, Operator, Saved, Scan, Weight, shared, split
@@ -11,6 +12,8 @@ from fullmesh.workload.ops import Module, Operator, Saved, Scan, Weight, shared,
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Mamba2:
     """A selective state-space mixer with scalar decay per head (SSD)."""
+
+    title: ClassVar[str] = "Mamba-2"
 
     num_heads: int
     head_dim: int

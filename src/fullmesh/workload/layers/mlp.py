@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fullmesh.workload.ops import (
     Block,
@@ -23,6 +23,8 @@ from fullmesh.workload.ops import (
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MLP:
     """A feed-forward layer; ``gated`` has three matrices (SwiGLU, GeGLU), otherwise two."""
+
+    title: ClassVar[str] = "dense"
 
     ffn: int
     gated: bool = True

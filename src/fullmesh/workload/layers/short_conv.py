@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from fullmesh.workload.ops import Elementwise, Module, Operator, Product, Saved, Tokens, Weight, split, whole
 
@@ -10,6 +11,8 @@ from fullmesh.workload.ops import Elementwise, Module, Operator, Product, Saved,
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ShortConv:
     """Input gate, causal convolution of each channel over ``kernel`` tokens, output gate."""
+
+    title: ClassVar[str] = "short convolution"
 
     kernel: int
     bias: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fullmesh.workload.layers import Attention, LatentAttention
+from fullmesh.workload.layers import Attention, LatentAttention, SparseLatentAttention
 from fullmesh.workload.readers.config import Config
 from fullmesh.workload.readers.families import Family
 from fullmesh.workload.readers.keys import HEAD_DIM, HEADS, KV_HEADS
@@ -340,11 +340,8 @@ def latent_layers(c: Config, family: Family, num_layers: int) -> list[LatentAtte
     if not indexed:
         c.refuse("index_topk", "latent attention over selected tokens is not read for this type")
         return [plain] * num_layers
-    topk = c.size("index_topk")
-    own = dataclasses.replace(
-        plain, index_heads=c.size("index_n_heads"), index_dim=c.size("index_head_dim"), index_topk=topk
-    )
-    reuse = dataclasses.replace(plain, index_topk=topk)
+    reuse = SparseLatentAttention(topk=c.size("index_topk"), **dataclasses.asdict(plain))
+    own = dataclasses.replace(reuse, index_heads=c.size("index_n_heads"), index_dim=c.size("index_head_dim"))
     which = c.layer_list("indexer_types", num_layers) or ["full"] * num_layers
     for kind in which:
         if kind not in ("full", "shared"):

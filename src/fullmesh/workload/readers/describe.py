@@ -14,17 +14,6 @@ from fullmesh.workload.readers.huggingface import read_model
 from fullmesh.workload.readers.keys import unread
 from fullmesh.workload.spec import Layer, ModelSpec
 
-# How a layer's parts are called, by the name of their class.
-PART_NAMES = {
-    "Attention": "softmax attention",
-    "LatentAttention": "latent attention",
-    "LinearAttention": "gated delta rule",
-    "Mamba1": "Mamba",
-    "Mamba2": "Mamba-2",
-    "ShortConv": "short convolution",
-    "MLP": "dense",
-    "MoE": "experts",
-}
 # In a message and a table, a list of this length is cut.
 _LONG = 8
 
@@ -127,7 +116,7 @@ def part_text(part: Mixer | FeedForward | None) -> str:
         for field in dataclasses.fields(part)
         if isinstance(getattr(part, field.name), bool) and getattr(part, field.name) != field.default
     ]
-    return f"{PART_NAMES[type(part).__name__]}: " + ", ".join([*sizes, *flags])
+    return f"{part.title}: " + ", ".join([*sizes, *flags])
 
 
 def model_record(d: ModelDescription) -> dict[str, Any]:
@@ -173,7 +162,7 @@ def _group_record(group: LayerGroup) -> dict[str, Any]:
 
 
 def _part_record(part: Mixer | FeedForward | None) -> dict[str, Any] | None:
-    return None if part is None else {"kind": PART_NAMES[type(part).__name__], **dataclasses.asdict(part)}
+    return None if part is None else {"kind": part.title, **dataclasses.asdict(part)}
 
 
 def _finite(values: Any) -> Any:
@@ -207,9 +196,7 @@ def model_lines() -> list[ModelLine]:
     for entry in shipped.all_models():
         model, _ = read_model(entry.id)
         counts = parameter_counts(model)
-        parts = dict.fromkeys(
-            PART_NAMES[type(p).__name__] for layer in model.kinds for p in layer.parts if p is not None
-        )
+        parts = dict.fromkeys(p.title for layer in model.kinds for p in layer.parts if p is not None)
         out.append(
             ModelLine(
                 id=entry.id,
