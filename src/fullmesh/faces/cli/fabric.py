@@ -13,7 +13,7 @@ import click
 
 from fullmesh import values as values_of
 from fullmesh.errors import ScenarioError
-from fullmesh.faces.cli.options import InputFile, OutputFile, timing_apart, timing_option
+from fullmesh.faces.cli.options import InputFile, OutputFile, timing_option
 from fullmesh.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -210,6 +210,8 @@ def command(
         write_svg(after, svg)
         click.echo(f"drawing written to {svg}", err=True)
     if as_json:
+        from fullmesh.output.timing import timing_apart
+
         click.echo(json.dumps(timing_apart(out, leave_out=no_timing), indent=1))
         return
     fabric_tables.show(before, after, out, changed, fails, route, num_bytes)

@@ -61,13 +61,13 @@ def show(
         for _, s in states:
             entry = s["links"].get(kind)
             cells.append(f"{entry['count']} x {si_prefix(entry['bytes_per_s'], 'B/s', 4)}" if entry else "0")
-        rows.append([f"links, {kind} (one direction)", *cells])
+        rows.append([f"links, {kind}", *cells])
     rows.append(
         ["all-to-all, per device", *(_rate(s["all_to_all"]["bytes_per_s_per_device"]) for _, s in states)]
     )
     rows.append(
         [
-            f"all-to-all of {_bytes(num_bytes)} per device",
+            f"all-to-all, {_bytes(num_bytes)} each",
             *(
                 "no path" if s["all_to_all"]["seconds"] is None else duration(s["all_to_all"]["seconds"], 4)
                 for _, s in states
@@ -78,7 +78,7 @@ def show(
         rates = [s["all_to_all"]["bytes_per_s_per_device"] for _, s in states]
         rows.append(["change per device", "", _percent(report.change(rates[0], rates[1]))])
     what = f", failed: {', '.join(fails)}" if fails else ""
-    _table(f"Fabric (policy {policy.name}{what}; line rates)", ["", *names], rows)
+    _table(f"Fabric (policy {policy.name}{what}; line rates, links in one direction)", ["", *names], rows)
     _table(
         "Bandwidth and latency by tier, from device 0",
         ["tier", "kind", "devices", "latency", "to one peer", "to all peers", "to one, as reached"],

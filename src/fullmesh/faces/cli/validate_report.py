@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from fullmesh.faces.cli.options import timing_apart
 from fullmesh.faces.cli.tables import show, table
 from fullmesh.files import write_json
+from fullmesh.output.timing import timing_apart
 from fullmesh.units import duration, si_prefix
 from fullmesh.validate.decisions import Decisions
 from fullmesh.validate.gate import Check
@@ -95,10 +95,18 @@ def _lines(heading: str, first: str, rows: Sequence[Errors]) -> Any:
 def show_report(report: Report, worst: int) -> None:
     """The whole report."""
     show("Absolute error of step time, predicted over published; bias is the median signed error.", "")
-    covered = table("Coverage of pre-training rows with a step time", "", "predicted", "of")
+    covered = table("Pre-training rows with a step time", "", "predicted", "of")
     for name, (done, total) in report.coverage.items():
-        covered.add_row(name, str(done), str(total))
+        if name != "outliers":
+            covered.add_row(name, str(done), str(total))
     show(covered)
+    odd, total = report.coverage.get("outliers", (0, 0))
+    if odd:
+        show(
+            f"Left out of the errors as outliers: {odd} of {total:,}, which differ from other publications of the same "
+            "configuration, whatever is predicted.",
+            "",
+        )
     reasons = Counter((r.status, r.reason) for r in report.rows if r.status != "ok")
     if reasons:
         t = table("Rows not scored", "status", "rows", "why")
