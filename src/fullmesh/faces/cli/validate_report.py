@@ -13,6 +13,7 @@ import click
 
 from fullmesh.faces.cli.tables import show, table
 from fullmesh.files import write_json
+from fullmesh.output.fields import finite
 from fullmesh.output.timing import timing_apart
 from fullmesh.units import duration, si_prefix
 from fullmesh.validate.decisions import Decisions
@@ -23,10 +24,11 @@ from fullmesh.validate.score import Errors, Report, RowScore
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
     """JSON to a file, or to standard output for ``-``."""
+    plain = finite(dict(data))
     if str(path) == "-":
-        click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        write_json(path, data, where="--json")
+        write_json(path, plain, where="--json")
 
 
 def counted(what: str) -> Callable[[int, int], None]:
@@ -52,7 +54,7 @@ def show_decisions(found: Decisions, json_out: Path | None, worst: int) -> None:
     )  # fmt: skip
     for group in record["groups"]:
         figures = (group[k] for k in ("median", "p90", "exploratory_median", "exploratory_p90"))
-        t.add_row(group["group"], f"{group['settings']:,}", *(f"{v:.2f}" for v in figures))
+        t.add_row(group["group"], f"{group['settings']:,}", *("-" if v != v else f"{v:.2f}" for v in figures))
     show(t)
     show(
         f"Pairs of published plans of one setting that differ by more than 5 %: {found.pairs:,}, ordered rightly "
