@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oracles.readme_numbers import numbers
+from oracles.scripts import numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
