@@ -158,5 +158,17 @@ def test_labels_of_a_fabric_stay_on_their_line(
     monkeypatch.setenv("COLUMNS", "80")
     for args in (("gb200-nvl72",), ("cloudmatrix384", "--bytes", "256 MiB", "--fail", "l2=1")):
         _, out, _ = command_line("fabric", *args)
-        rows = out.partition("──\n")[2].partition("Bandwidth and latency")[0]
-        assert all(re.search(r"\d", line) for line in rows.splitlines() if line.strip()), rows
+        rows = out.partition("Bandwidth and latency")[0].rpartition("──")[2].splitlines()
+        lines = [line for line in rows if line.strip()]
+        assert len(lines) >= 8
+        assert all(re.search(r"\d[^-]*$| 0 *$", line[26:]) for line in lines), lines
+
+
+def test_names_of_facts_are_not_broken(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for args in (("--item", "cloudmatrix384"), ("show", "h200"), ("show", "vera-rubin-nvl72")):
+        code, out, err = command_line("catalog", *args)
+        assert code == 0, err
+        for name in ("system_matrix_bf16", "num_optical_modules", "hbm_bandwidth", "nvlink_bandwidth"):
+            if f",{name}," in command_line("catalog", *args, "--csv")[1]:
+                assert f" {name} " in out

@@ -61,7 +61,7 @@ def show(
         for _, s in states:
             entry = s["links"].get(kind)
             cells.append(f"{entry['count']} x {si_prefix(entry['bytes_per_s'], 'B/s', 4)}" if entry else "0")
-        rows.append([f"links, {kind}", *cells])
+        rows.append([f"{kind} links", *cells])
     rows.append(
         ["all-to-all, per device", *(_rate(s["all_to_all"]["bytes_per_s_per_device"]) for _, s in states)]
     )

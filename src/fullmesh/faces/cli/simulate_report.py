@@ -64,6 +64,7 @@ def _waterfall_table(e: Estimate, fall: Waterfall, lang: Language) -> Table:
         label("step_time", lang) + ">",
         label("share", lang) + ">",
         label("meaning", lang),
+        leading=1,
     )
     for loss in fall.losses:
         if loss.seconds:

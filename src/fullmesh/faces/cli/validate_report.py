@@ -76,11 +76,12 @@ def show_decisions(found: Decisions, json_out: Path | None, worst: int) -> None:
 
 def percent(value: float) -> str:
     """A share as a percentage."""
-    return "-" if value != value else f"{100 * value:.1f} %"
+    return "-" if value != value else f"{100 * value:z.1f} %"
 
 
 def _lines(heading: str, first: str, rows: Sequence[Errors]) -> Any:
-    t = table(heading, first, "rows", "median", "mean", "90th percentile", "worst", "bias")
+    figures = ("rows>", "median>", "mean>", "90th percentile>", "worst>", "bias>")
+    t = table(heading, first, *figures, leading=1)
     for e in rows:
         t.add_row(
             e.group,
@@ -109,12 +110,6 @@ def show_report(report: Report, worst: int) -> None:
             "configuration, whatever is predicted.",
             "",
         )
-    reasons = Counter((r.status, r.reason) for r in report.rows if r.status != "ok")
-    if reasons:
-        t = table("Rows not scored", "status", "rows", "why")
-        for (status, reason), count in reasons.most_common():
-            t.add_row(status, str(count), reason)
-        show(t)
     show(_lines("Headline: tiers A and B, pre-training", "how", report.headline))
     for name, rows in report.groups.items():
         heading = {
@@ -128,6 +123,12 @@ def show_report(report: Report, worst: int) -> None:
     for name, (count, share) in report.interval_coverage.items():
         coverage.add_row(name, str(count), percent(share))
     show(coverage)
+    reasons = Counter((r.status, r.reason) for r in report.rows if r.status != "ok")
+    if reasons:
+        t = table("Rows not scored", "status", "rows", "why")
+        for (status, reason), count in reasons.most_common():
+            t.add_row(status, str(count), reason)
+        show(t)
     if report.alternatives:
         show(_lines("Where the source does not name the bin of the chip", "machine", report.alternatives))
     if report.memory:
