@@ -337,6 +337,58 @@ def calibrate_published(rng: random.Random, folder: Path) -> Run:
     return run
 
 
+RUNS = """framework,machine,n_gpus,model,seq,precision,TP,PP,EP,mbs,gbs,recompute,step_s
+our own fork,h200,64,llama-3-70b,8192,BF16,4,4,,1,256,none,34.1
+our own fork,h200,64,llama-3-8b,8192,BF16,1,1,,1,256,none,4.2
+our own fork,cloudmatrix384,64,deepseek-v2-lite,4096,BF16,1,1,8,1,256,none,3.3
+"""
+CAPABILITIES = """label = "our fork of Megatron-Core"
+stack = "nemo-26.06"
+source = "launch scripts of November"
+[options]
+kernels = "transformer-engine"
+dispatcher = "alltoall"
+grad_bytes = 4
+[expert_options]
+cuda_graph = "partial"
+"""
+
+
+def calibrate_results(rng: random.Random, folder: Path) -> Run:
+    path, out = _file(folder, "runs.csv", mutate_csv(RUNS, rng)), folder / "mine.json"
+
+    def run() -> None:
+        command("calibrate", "results", str(path), "--out", str(out))
+        strict_json(out.read_text("utf-8"))
+
+    return run
+
+
+def _small_plan(*more: str) -> Run:
+    base = ("plan", "llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "8", "--top", "1", "--json")
+    return lambda: strict_json(command(*base, *more))
+
+
+@functools.cache
+def _personal() -> Any:
+    """A good personal profile, of two runs."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs, out = Path(folder) / "runs.csv", Path(folder) / "mine.json"
+        runs.write_text("\n".join(RUNS.splitlines()[:3]) + "\n", encoding="utf-8")
+        command("calibrate", "results", str(runs), "--out", str(out))
+        return json.loads(out.read_text("utf-8"))
+
+
+def personal(rng: random.Random, folder: Path) -> Run:
+    return _small_plan("--profile", str(_file(folder, "p.json", mutate_json(_personal(), rng))))
+
+
+def software(rng: random.Random, folder: Path) -> Run:
+    return _small_plan("--software", str(_file(folder, "s.toml", mutate_toml(CAPABILITIES, rng))))
+
+
 def prices(rng: random.Random, folder: Path) -> Run:
     from fullmesh.catalog.prices import load_prices
 
@@ -540,6 +592,9 @@ TARGETS: dict[str, Callable[[random.Random, Path], Run]] = {
     "validate-results": validate_results,
     "validate-decisions": validate_decisions,
     "calibrate-published": calibrate_published,
+    "calibrate-results": calibrate_results,
+    "personal-profile": personal,
+    "software": software,
     "prices": prices,
     "facts": facts,
     "operator-tables": operator_tables,

@@ -22,6 +22,9 @@ NUMBERS = {
     "validate-results": 12,
     "validate-decisions": 12,
     "calibrate-published": 20,
+    "calibrate-results": 12,
+    "personal-profile": 30,
+    "software": 30,
     "calibrate-collectives": 15,
 }
 SEED = 20261129

@@ -101,6 +101,11 @@ def jobs(folder: Path) -> list[Job]:
     table = (DATA_DIR / "results" / "training_results.csv").read_text("utf-8").splitlines()
     rows = folder / "in" / "rows.csv"
     rows.write_text("\n".join([table[0], *(r for r in table if r.startswith(("NV350,", "NV073,")))]) + "\n")
+    runs = folder / "in" / "runs.csv"
+    runs.write_text(
+        "framework,machine,n_gpus,model,seq,precision,TP,mbs,gbs,recompute,step_s\n"
+        "our own,h200,8,llama-3-8b,4096,BF16,1,1,64,none,5.0\n"
+    )
     tables = folder / "in" / "tables"
     tables.mkdir()
     made = fullmesh.simulate(scenario)
@@ -137,6 +142,7 @@ def jobs(folder: Path) -> list[Job]:
         job("calibrate operators --out", ("operators.json",), "calibrate", "operators", str(tables), "--out", "OUT"),
         job("calibrate collectives --out", ("c.json",), "calibrate", "collectives", str(tables), "--out", "OUT"),
         job("calibrate published --out", step, "calibrate", "published", "--out", "FOLDER"),
+        job("calibrate results --out", ("mine.json",), "calibrate", "results", str(runs), "--out", "OUT"),
         job("calibrate here --out", ("here.json",), "calibrate", "here", "--out", "OUT"),
         Job(options=("save",), files=("result.json",), run=lambda: made.save(folder / "out" / "result.json")),
     ]  # fmt: skip
@@ -169,6 +175,19 @@ def killed_after(seconds: float, work: Callable[[], object]) -> None:
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def duration(work: Callable[[], object]) -> float:
+    """Seconds that a copy of this process takes for it."""
+    began = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    return time.perf_counter() - began
 
 
 def found(folder: Path, names: tuple[str, ...], new: dict[str, bytes]) -> dict[str, Any]:
@@ -214,9 +233,12 @@ def moments(folder: Path, rng: random.Random) -> Iterator[dict[str, Any]]:
             name = os.path.basename(target)
             new[name] = data
             (out / name).write_bytes(OLD)
+            # on the machine as it is now
+            window = duration(lambda: (slow_down(len(data)), whole(target, data)))
+            (out / name).write_bytes(OLD)
             for _ in range(PER_FILE):
                 killed_after(
-                    rng.uniform(0, 1.3 * SLOW_S), lambda: (slow_down(len(data)), whole(target, data))
+                    rng.uniform(0, 1.3 * window), lambda: (slow_down(len(data)), whole(target, data))
                 )
                 records.append({"job": job.options[0], "file": name, **found(out, job.files, new)})
                 (out / name).write_bytes(OLD)
@@ -252,9 +274,10 @@ def torn(folder: Path, rng: random.Random) -> int:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
 
+    window = duration(plain)
     for _ in range(PER_FILE):
         target.write_bytes(OLD)
-        killed_after(rng.uniform(0, 1.3 * SLOW_S), plain)
+        killed_after(rng.uniform(0, 1.3 * window), plain)
         count += target.read_bytes() not in (OLD, data)
     return count
 
