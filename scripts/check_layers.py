@@ -23,7 +23,7 @@ LEVELS = [
     ["cost"],
     ["network", "timeline"],
     ["outcomes"],
-    ["search", "replay", "evidence"],
+    ["search", "replays", "evidence"],
     ["calibrate", "here"],
     ["validate"],
     ["study"],

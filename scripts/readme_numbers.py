@@ -2,7 +2,8 @@
 
 A figure stands between ``<!--=KEY-->`` and ``<!--/-->``; so does a block: ``compare:LANG`` (a printed comparison),
 ``groups: HEADER CELLS`` (errors by chip and model), ``options:COMMAND`` (a command's options), ``plan-fields`` (the
-fields of a plan), ``capabilities`` (those that software decides). ``--keys`` lists all.
+fields of a plan), ``capabilities`` (those that software decides), ``run: COMMAND LINE`` (what a command prints on a
+terminal of 80 columns; ``| head -N`` and ``| tail -N`` may follow). ``--keys`` lists all.
 Run it after any change of a profile, a fact, a model or an option: ``python scripts/readme_numbers.py``
 (``make numbers``); ``--check`` only says what would change.
 """
@@ -16,6 +17,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -186,6 +188,28 @@ def groups_block(key: str, summary: dict[str, Any]) -> str:
     return "\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n\n"
 
 
+def run_block(line: str) -> str:
+    """A command line with what it prints in 80 columns, as a fenced block."""
+    command, _, cut = line.partition(" | ")
+    before = {name: os.environ.get(name) for name in ("COLUMNS", "NO_COLOR")}
+    folder = Path.cwd()
+    os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
+    os.chdir(ROOT)
+    try:
+        text = run(*shlex.split(command)[1:])
+    finally:
+        os.chdir(folder)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    lines = [part.rstrip() for part in text.splitlines()]
+    if cut:
+        word, _, number = cut.partition(" -")
+        lines = {"head": lines[: int(number)], "tail": lines[-int(number) :]}[word]
+    return f"\n\n```console\n$ {line}\n" + "\n".join(lines).strip("\n") + "\n```\n\n"
+
+
 def find_command(name: str) -> click.Command:
     """A command of the command line, ``calibrate here`` for one inside a group."""
     from fullmesh.faces.cli.main import cli
@@ -283,6 +307,8 @@ def collect(validation: Path | None = None) -> Callable[[str], str]:
     def value(key: str) -> str:
         if key.startswith("options:"):
             return options_block(key.partition(":")[2])
+        if key.startswith("run:"):
+            return run_block(key.partition(":")[2].strip())
         if key.startswith("groups:"):
             return groups_block(key, summary)
         return blocks[key] if key in blocks else figures[key]
@@ -290,6 +316,7 @@ def collect(validation: Path | None = None) -> Callable[[str], str]:
     value.keys = [
         *blocks,
         "groups: HEADER CELLS",
+        "run: COMMAND LINE",
         *(f"options:{name}" for name in commands()),
         *sorted(figures),
     ]  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,43 +184,63 @@ def test_write_protected_files_and_folders(tmp_path: Path) -> None:
         check_writable(tmp_path / "shut" / "a.txt")
 
 
-CHILD = """
-import sys
-from fullmesh.faces.cli.main import cli
-print("ready", flush=True)
-while True:
-    for batch in ("8", "16"):
-        cli.main(["plan", "llama-3-8b", "--on", "h200", "--chips", "8", "--batch", batch, "--top", "1", "--json",
-                  "--export", sys.argv[1]], standalone_mode=False)
-"""
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What 200 kills of commands that write left behind."""
+    folder = tmp_path_factory.mktemp("kills")
+    script = Path(__file__).parent / "oracles" / "kills.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), "20261129"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "launch.json"
-    rng = random.Random(20261129)
-    whole: set[bytes] = set()
-    for _ in range(8):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        drain = threading.Thread(target=child.stdout.read)
-        drain.start()
-        end = time.monotonic() + 30
-        while not path.exists() and time.monotonic() < end:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
-        child.kill()
-        child.wait()
-        drain.join()
-        child.stdout.close()
-        whole.add(path.read_bytes())
-        left = [n for n in os.listdir(tmp_path) if n != path.name]
-        assert all(n.startswith(files.TEMPORARY_PREFIX) and n.endswith(".tmp") for n in left)
-    assert 1 <= len(whole) <= 2
-    assert {json.loads(text)["arguments"]["global-batch-size"] for text in whole} <= {8, 16}
+def test_a_killed_command_leaves_the_old_files_or_the_new_ones(kills: list[dict[str, Any]]) -> None:
+    moments = [k for k in kills if "states" in k]
+    assert len(moments) >= 200
+    for moment in moments:
+        assert set(moment["states"].values()) <= {"old", "new"}, moment
+        # nothing but a temporary file that its name gives away
+        assert moment["other"] == [], moment
+        assert moment["left"] <= 1, moment
+    # kills fell before, into and behind the writing; and a plain writer is caught
+    assert sum(m["left"] for m in moments) >= 40
+    ends = [m["states"][m["file"]] for m in moments if m["file"]]
+    assert min(ends.count("old"), ends.count("new")) >= 10
+    assert kills[-1]["torn"] >= 3
+    assert all(k["right"] for k in kills if "done" in k)
+
+
+@pytest.mark.slow
+def test_the_kills_are_of_every_option_that_names_an_output(kills: list[dict[str, Any]]) -> None:
+    import click
+
+    from fullmesh.faces.cli.main import COMMANDS, cli
+    from fullmesh.faces.cli.options import OutputFile
+
+    def outputs(command: click.Command, name: str) -> set[str]:
+        if isinstance(command, click.Group):
+            inner = [
+                (n, command.get_command(click.Context(command), n))
+                for n in command.list_commands(click.Context(command))
+            ]
+            found = set().union(*(outputs(c, f"{name} {n}") for n, c in inner if c))
+        else:
+            found = set()
+        return found | {
+            f"{name} {p.opts[0]}"
+            for p in command.params
+            if isinstance(p.type, OutputFile) or p.opts[0] == "--out"
+        }
+
+    every = set().union(*(outputs(c, n) for n in COMMANDS if (c := cli.get_command(click.Context(cli), n))))
+    assert {k["job"] for k in kills if "job" in k} == every | {"save"}
 
 
 WRITER = """

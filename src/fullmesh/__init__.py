@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fullmesh.outcomes.estimate import Estimate, Infeasible
+    from fullmesh.replays.replayed import Replayed
     from fullmesh.search.engine import SearchResult
     from fullmesh.study.api import best_plans, chips, compare, machines, models, replay, simulate
     from fullmesh.study.compare import Comparison
@@ -22,6 +23,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Infeasible",
+    "Replayed",
     "SearchResult",
     "__version__",
     "best_plans",
@@ -38,6 +40,7 @@ _HOMES = {
     "Comparison": "fullmesh.study.compare",
     "Estimate": "fullmesh.outcomes.estimate",
     "Infeasible": "fullmesh.outcomes.estimate",
+    "Replayed": "fullmesh.replays.replayed",
     "SearchResult": "fullmesh.search.engine",
 }
 

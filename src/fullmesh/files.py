@@ -84,14 +84,8 @@ def write_text(path: str | Path, text: str, *, where: str = "") -> None:
 
 
 def write_json(path: str | Path, data: object, *, where: str = "") -> None:
-    """Write JSON, indented by one blank, and the folders above it; see :func:`write_bytes`.
-
-    Commands refuse a folder that is missing before their work, by :func:`check_writable`.
-    """
-    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    if not os.path.lexists(path):
-        make_folder(Path(path).parent, where=where)
-    write_text(path, text, where=where)
+    """Write JSON, indented by one blank; see :func:`write_bytes`."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", where=where)
 
 
 def write_bytes(path: str | Path, data: bytes, *, where: str = "") -> None:

@@ -299,6 +299,7 @@ class TestPublishedFit:
         rows, date = two_publishers, datetime.date(2026, 1, 2)
         for folder in ("a", "b"):
             fit = self.fit(rows, monkeypatch)
+            (tmp_path / folder).mkdir()
             write_step_fit(fit, rows, tmp_path / folder, date)
         names = sorted(p.name for p in (tmp_path / "a").iterdir())
         assert names == ["intervals.json", "step.json", "step_fits.npz", "support.json"]
@@ -681,7 +682,7 @@ def umask() -> int:
 
 class TestWriting:
     def test_a_file_is_json_with_a_last_line(self, tmp_path: Path) -> None:
-        path = tmp_path / "deep" / "x.json"
+        path = tmp_path / "x.json"
         write_json(path, {"a": 1, "ü": [1.5]})
         text = path.read_text("utf-8")
         assert json.loads(text) == {"a": 1, "ü": [1.5]}

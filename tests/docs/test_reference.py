@@ -24,7 +24,7 @@ from fullmesh.machine.file_form import (
 from fullmesh.machine.software import load_software
 from fullmesh.plan import Plan
 from fullmesh.plan.plan import CHOICES, MODULES
-from oracles.readme_numbers import numbers
+from oracles.scripts import numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")

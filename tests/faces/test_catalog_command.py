@@ -106,8 +106,10 @@ def test_show_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("show", "h20"), "did you mean h200"),
-        (("--item", "h20"), "did you mean h200"),
+        (("show", "h2000"), "did you mean h200"),
+        (("--item", "h2000"), "did you mean h200"),
+        (("show", "h20"), "no facts of NVIDIA H20 are shipped"),
+        (("--item", "h20"), "no facts of NVIDIA H20 are shipped"),
         (("--parameter", "hbm"), "no fact has the parameter"),
         (("--kind", "guess"), "guess"),
         (("--json", "--csv"), "exclude each other"),

@@ -257,3 +257,21 @@ def test_help_names_every_option(run: Run, command: str) -> None:
     assert code == 0
     assert "--json" in out
     assert "--lang" in out
+
+
+def test_a_plan_that_leaves_devices_unused_says_so_in_every_row(run: Run) -> None:
+    args = ("compare", "llama-3-8b", "--on", "h200,cloudmatrix384", "--chips", "64", "--objective", "energy")
+    code, out, _ = run(*args)
+    assert code == 0
+    text = " ".join(out.split())
+    rows = {line[:25].strip(): line for line in out.splitlines() if line[:25].strip()}
+    assert "64 GPUs (8 used)" in rows["devices"]
+    assert "used)" in text.partition("64 dies")[2][:60]
+    assert "of those used" in rows["power"] or "of those used" in text
+    assert "1 T tokens in" in text
+    assert "takes the least energy a token" in text
+    best = json.loads(run(*args, "--json")[1])["machines"][0]["best"]
+    used = best["energy_per_step_j"] / best["step_s"]
+    assert f"({used / 1e3:.1f} kW of those used)" in text
+    # all devices used: nothing of it is said
+    assert "of those used" not in run(*args[:-2])[1]

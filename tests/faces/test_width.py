@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -29,6 +30,9 @@ COMMANDS = [
     ["catalog", "--item", "h200"],
     ["catalog", "show", "gb200-nvl72"],
     ["catalog", "show", "cloudmatrix384"],
+    ["catalog", "model", "deepseek-v3", "--ops"],
+    ["fabric", "gb200-nvl72"],
+    ["compare", "llama-3-8b", "--on", "h200,cloudmatrix384", "--chips", "64", "--objective", "energy"],
     ["doctor"],
     ["validate", "--worst", "3"],
 ]
@@ -119,3 +123,52 @@ def test_no_colour_leaves_no_codes(plain: bool) -> None:
     assert process.wait() == 0
     assert b"h200" in text
     assert (b"\x1b" in text) is not plain
+
+
+def test_the_heading_of_the_memory_is_one_word(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = command_line("plan", "llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "64")
+    head = out.partition("Best plans\n")[2].partition("──")[0]
+    assert len(head.strip("\n ").splitlines()) <= 2
+    assert " memory " in head
+    assert "of DGX H200 cluster with 150.1 GB" in out
+    assert "break no rule and are priced" in " ".join(out.split())
+
+
+def test_names_and_shapes_of_operators_are_not_broken(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for model in ("deepseek-v3", "qwen3-235b-a22b", "nemotron-h-56b"):
+        code, out, err = command_line("catalog", "model", model, "--ops")
+        assert code == 0, err
+        _, wide, _ = command_line("catalog", "model", model, "--ops", "--json")
+        for line in json.loads(wide)["operators"]:
+            assert f" {line['name']} " in out or f" {line['name']}\n" in out, line["name"]
+        shapes = {line.split()[1] for line in out.splitlines() if line.split()[:1] in (["dgrad"], ["wgrad"])}
+        assert all(re.fullmatch(r"\d+(x\d+)*", shape) for shape in shapes)
+        assert not re.search(r"\dx\s", out)
+
+
+def test_labels_of_a_fabric_stay_on_their_line(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for args in (("gb200-nvl72",), ("cloudmatrix384", "--bytes", "256 MiB", "--fail", "l2=1")):
+        _, out, _ = command_line("fabric", *args)
+        rows = out.partition("Bandwidth and latency")[0].rpartition("──")[2].splitlines()
+        lines = [line for line in rows if line.strip()]
+        assert len(lines) >= 8
+        assert all(re.search(r"\d[^-]*$| 0 *$", line[26:]) for line in lines), lines
+
+
+def test_names_of_facts_are_not_broken(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for args in (("--item", "cloudmatrix384"), ("show", "h200"), ("show", "vera-rubin-nvl72")):
+        code, out, err = command_line("catalog", *args)
+        assert code == 0, err
+        for name in ("system_matrix_bf16", "num_optical_modules", "hbm_bandwidth", "nvlink_bandwidth"):
+            if f",{name}," in command_line("catalog", *args, "--csv")[1]:
+                assert f" {name} " in out

@@ -257,6 +257,138 @@ def results(rng: random.Random, folder: Path) -> Run:
     return run
 
 
+# small settings of the table, every kind of machine among them: a search of one takes some 0.2 s
+SMALL = (
+    "NV350", "NV073", "NV354", "NV838", "NV632", "NV683", "NV069", "NV008", "BX0002", "NV252", "NV341",
+    "NV100", "MF001", "NV907",
+)  # fmt: skip
+
+
+@functools.cache
+def _small_rows() -> tuple[str, tuple[str, ...]]:
+    """Header and rows of the table of results, as lines."""
+    head, *lines = _text("results", "training_results.csv").splitlines()
+    return head, tuple(line for line in lines if line.split(",")[0] in SMALL)
+
+
+def _results_file(rng: random.Random, folder: Path, most: int) -> Path:
+    head, lines = _small_rows()
+    text = "\n".join([head, *rng.sample(lines, rng.randint(1, most))]) + "\n"
+    return _file(folder, "r.csv", mutate_csv(text, rng))
+
+
+def validate_results(rng: random.Random, folder: Path) -> Run:
+    path, out = _results_file(rng, folder, 5), folder / "out.json"
+    to = str(out) if rng.random() < 0.5 else "-"
+
+    def run() -> None:
+        text = command(
+            "validate",
+            "--results",
+            str(path),
+            "--worst",
+            "3",
+            *(("--json", to) if rng.random() < 0.8 else ()),
+        )
+        strict_json(out.read_text("utf-8") if out.exists() else text if text.startswith("{") else "{}")
+
+    return run
+
+
+def validate_decisions(rng: random.Random, folder: Path) -> Run:
+    path = _results_file(rng, folder, 2)
+    to = ("--json", "-") if rng.random() < 0.5 else ()
+
+    def run() -> None:
+        text = command("validate", "--results", str(path), "--decisions", "--worst", "2", *to)
+        if to:
+            strict_json(text)
+
+    return run
+
+
+def calibrate_published(rng: random.Random, folder: Path) -> Run:
+    """Everything that a fit does to a table before the first number is fitted."""
+    from fullmesh.evidence.cases import case_table
+    from fullmesh.evidence.published import (
+        configuration,
+        folds,
+        outliers,
+        published_memory_bytes,
+        published_step_s,
+    )
+    from fullmesh.evidence.results import read_results
+    from fullmesh.outcomes.support import seen_pairs
+    from fullmesh.plan import Plans
+
+    path = _results_file(rng, folder, 8)
+
+    def run() -> None:
+        rows = read_results(path)
+        outliers(rows)
+        folds(rows)
+        used = [r for r in rows if published_step_s(r) or published_memory_bytes(r)[1]]
+        for row in rows:
+            configuration(row)
+        table, _ = case_table(used)
+        for case in table.cases if table else ():
+            seen_pairs(case.model, case.machine, Plans.of([case.plan]))
+
+    return run
+
+
+RUNS = """framework,machine,n_gpus,model,seq,precision,TP,PP,EP,mbs,gbs,recompute,step_s
+our own fork,h200,64,llama-3-70b,8192,BF16,4,4,,1,256,none,34.1
+our own fork,h200,64,llama-3-8b,8192,BF16,1,1,,1,256,none,4.2
+our own fork,cloudmatrix384,64,deepseek-v2-lite,4096,BF16,1,1,8,1,256,none,3.3
+"""
+CAPABILITIES = """label = "our fork of Megatron-Core"
+stack = "nemo-26.06"
+source = "launch scripts of November"
+[options]
+kernels = "transformer-engine"
+dispatcher = "alltoall"
+grad_bytes = 4
+[expert_options]
+cuda_graph = "partial"
+"""
+
+
+def calibrate_results(rng: random.Random, folder: Path) -> Run:
+    path, out = _file(folder, "runs.csv", mutate_csv(RUNS, rng)), folder / "mine.json"
+
+    def run() -> None:
+        command("calibrate", "results", str(path), "--out", str(out))
+        strict_json(out.read_text("utf-8"))
+
+    return run
+
+
+def _small_plan(*more: str) -> Run:
+    base = ("plan", "llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "8", "--top", "1", "--json")
+    return lambda: strict_json(command(*base, *more))
+
+
+@functools.cache
+def _personal() -> Any:
+    """A good personal profile, of two runs."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs, out = Path(folder) / "runs.csv", Path(folder) / "mine.json"
+        runs.write_text("\n".join(RUNS.splitlines()[:3]) + "\n", encoding="utf-8")
+        command("calibrate", "results", str(runs), "--out", str(out))
+        return json.loads(out.read_text("utf-8"))
+
+
+def personal(rng: random.Random, folder: Path) -> Run:
+    return _small_plan("--profile", str(_file(folder, "p.json", mutate_json(_personal(), rng))))
+
+
+def software(rng: random.Random, folder: Path) -> Run:
+    return _small_plan("--software", str(_file(folder, "s.toml", mutate_toml(CAPABILITIES, rng))))
+
+
 def prices(rng: random.Random, folder: Path) -> Run:
     from fullmesh.catalog.prices import load_prices
 
@@ -321,8 +453,9 @@ def operator_fit(rng: random.Random, folder: Path) -> Run:
 POINTS = {
     "nccl_intra_node.csv": "system,nccl,op_name,num_gpus,bytes,latency_us\nh200_sxm,2.29.2,alltoall,8,1024,8.96\n"
     "h200_sxm,2.29.2,all_reduce,8,2048,9.96\n",
-    "deepep_normal_h100.csv": "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_sms,dispatch_transmit_us,"
-    "dispatch_notify_us,combine_transmit_us,combine_notify_us\n1,7168,4096,8,256,20,300,20,500,20\n",
+    "deepep_normal_h100.csv": "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_sms,combine_sms,"
+    "dispatch_transmit_us,dispatch_notify_us,combine_transmit_us,combine_notify_us\n"
+    "1,7168,4096,8,256,20,20,300,20,500,20\n",
     "deepep_low_latency_h100.csv": "node_num,hidden_size,num_token,num_topk,num_experts,dispatch_avg_t_us,"
     "combine_avg_t_us\n1,7168,128,8,256,77,114\n",
     "nvl72_moe_alltoall.csv": "op_name,kernel_source,moe_dtype,num_tokens,hidden_size,topk,num_experts,"
@@ -339,6 +472,26 @@ def collective_points(rng: random.Random, folder: Path) -> Run:
     name = rng.choice(sorted(POINTS))
     (tables / name).write_bytes(mutate_csv(POINTS[name], rng))
     return lambda: read_curves(tables)
+
+
+def calibrate_collectives(rng: random.Random, folder: Path) -> Run:
+    """The command up to the fit itself: all tables are there, some are damaged; the curves of a few are fitted."""
+    from fullmesh.calibrate.collectives.curves import fit_times, gather
+    from fullmesh.calibrate.collectives.points import read_curves
+
+    tables = folder / "tables"
+    tables.mkdir()
+    for name, text in POINTS.items():
+        (tables / name).write_bytes(mutate_csv(text, rng) if rng.random() < 0.5 else text.encode())
+    fitted = rng.random() < 0.05
+
+    def run() -> None:
+        read_curves(tables)
+        points = gather(tables)
+        if fitted:
+            fit_times(points)
+
+    return run
 
 
 # --- options ---------------------------------------------------------------------------------------------------
@@ -436,11 +589,18 @@ TARGETS: dict[str, Callable[[random.Random, Path], Run]] = {
     "kineto": kineto,
     "msprof": msprof,
     "results": results,
+    "validate-results": validate_results,
+    "validate-decisions": validate_decisions,
+    "calibrate-published": calibrate_published,
+    "calibrate-results": calibrate_results,
+    "personal-profile": personal,
+    "software": software,
     "prices": prices,
     "facts": facts,
     "operator-tables": operator_tables,
     "operator-fit": operator_fit,
     "collective-points": collective_points,
+    "calibrate-collectives": calibrate_collectives,
     "options": options,
 }
 

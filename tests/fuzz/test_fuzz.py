@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,20 @@ import pytest
 from fuzz.targets import TARGETS, attempt, warm
 
 # inputs in the suite, by what one takes
-NUMBERS = {"operator-fit": 1, "scenario": 12, "topology": 30, "options": 15, "machine": 60}
+NUMBERS = {
+    "operator-fit": 1,
+    "scenario": 12,
+    "topology": 30,
+    "options": 15,
+    "machine": 60,
+    "validate-results": 12,
+    "validate-decisions": 12,
+    "calibrate-published": 20,
+    "calibrate-results": 12,
+    "personal-profile": 30,
+    "software": 30,
+    "calibrate-collectives": 15,
+}
 SEED = 20261129
 
 
@@ -70,3 +84,19 @@ def test_the_long_run_drops_to_an_ordinary_user_or_refuses(tmp_path: Path) -> No
         assert done.returncode == 0, done.stdout + done.stderr
         assert "3 inputs" in done.stdout
     assert os.listdir(tmp_path) == []
+
+
+def test_undamaged_inputs_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that is refused before it is damaged tests nothing behind its reader."""
+    for mutate in ("mutate_csv", "mutate_toml", "mutate_json", "mutate_trace"):
+        monkeypatch.setattr(
+            f"fuzz.targets.{mutate}",
+            lambda value, rng: (value if isinstance(value, str) else json.dumps(value)).encode(),
+        )
+    for target in TARGETS:
+        if target in ("options", "operator-fit"):
+            continue
+        folder = tmp_path / target
+        folder.mkdir()
+        warm(target, tmp_path)
+        assert attempt(target, SEED, 0, folder) == ("answer", None), target

@@ -155,7 +155,7 @@ def test_the_same_points_give_the_same_numbers(profile: HereProfile) -> None:
 
 
 def test_profile_survives_its_file(profile: HereProfile, tmp_path: Path) -> None:
-    path = tmp_path / "sub" / "here.json"
+    path = tmp_path / "here.json"
     profile.write(path)
     assert read_profile(path) == profile
     assert json.loads(path.read_text())["clock"] == "cpu"

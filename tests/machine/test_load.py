@@ -37,6 +37,7 @@ CHIPS = {
     "ascend-910c-560t",
     "ascend-950pr",
     "ascend-950dt",
+    "rubin",
 }
 MACHINES = {
     "dgx-a100",
@@ -55,6 +56,7 @@ MACHINES = {
     "atlas-900-a2-podc",
     "atlas-350",
     "atlas-950-superpod",
+    "vera-rubin-nvl72",
     "cloudmatrix384",
 }
 
@@ -123,9 +125,10 @@ def test_each_chip_is_sane(chip_id: str) -> None:
     peaks = chip.matrix_flop_per_s
     assert peaks["fp16"] > chip.vector_flop_per_s > 1e12
     assert 25e9 < chip.hbm_bytes < 400e9
-    assert 1e12 < chip.hbm_bytes_per_s < 10e12
-    assert 20 <= chip.num_cores <= 160
-    if "fp8" in peaks:
+    assert 1e12 < chip.hbm_bytes_per_s < 25e12
+    assert 20 <= chip.num_cores <= 240
+    # of Rubin the narrow types alone were announced
+    if "fp8" in peaks and chip_id != "rubin":
         assert peaks["fp8"] == pytest.approx(2 * peaks["bf16"], rel=1e-2)
     assert chip == pickle.loads(pickle.dumps(chip))
 
@@ -145,6 +148,7 @@ def test_basis_and_dtypes() -> None:
         "GB200",
         "Ascend 910A",
         "Ascend 910B",
+        "Rubin",
         "Ascend 910C",
         "Ascend 950",
     }
@@ -243,7 +247,16 @@ def test_an_unknown_machine_or_chip_is_an_error_with_a_hint() -> None:
     with pytest.raises(CatalogError, match="did you mean cloudmatrix384"):
         load_machine("cloudmatrix348")
     with pytest.raises(CatalogError, match="did you mean h200"):
-        load_chip("h20")
+        load_chip("h2000")
+
+
+@pytest.mark.parametrize("name", ["h20", "H20", "nvidia-h20", "H20-96GB"])
+def test_a_chip_without_sourced_facts_says_so_and_how_to_describe_it(name: str) -> None:
+    for load in (load_machine, load_chip):
+        with pytest.raises(CatalogError, match="no facts of NVIDIA H20 are shipped") as caught:
+            load(name)
+        assert "machine file of your own" in caught.value.hint
+    assert not any("h20" in (item, item.split("-")[0]) for item in load_facts().items)
 
 
 @pytest.mark.parametrize(
@@ -338,8 +351,8 @@ def test_a_bad_machine_file_is_named_with_file_line_and_key(
 
 
 def test_an_unknown_chip_in_a_machine_file(tmp_path: Path) -> None:
-    text = (MACHINES_DIR / "dgx-h200.toml").read_text().replace('chip = "h200"', 'chip = "h20"')
-    with pytest.raises(CatalogError, match=r"mine\.toml:4: chip: unknown chip 'h20'"):
+    text = (MACHINES_DIR / "dgx-h200.toml").read_text().replace('chip = "h200"', 'chip = "h2000"')
+    with pytest.raises(CatalogError, match=r"mine\.toml:4: chip: unknown chip 'h2000'"):
         user_machine(tmp_path, text)
 
 
@@ -401,7 +414,10 @@ def test_a_file_without_software_takes_that_of_its_chips_family_and_says_so(tmp_
 def test_announced_hardware_is_marked_and_shipped_hardware_is_not() -> None:
     assert load_machine("atlas-950-superpod").announced
     assert load_chip("ascend-950dt").announced
-    assert [m for m in list_machines() if load_machine(m).announced] == ["atlas-950-superpod"]
+    assert [m for m in list_machines() if load_machine(m).announced] == [
+        "atlas-950-superpod",
+        "vera-rubin-nvl72",
+    ]
     card, facts = load_chip("ascend-950pr"), load_facts()
     for parameter, value in (("matrix_fp8", card.matrix_flop_per_s["fp8"]), ("hbm_capacity", card.hbm_bytes)):
         (announced,) = facts.alternatives(facts.used("ascend-950pr", parameter))

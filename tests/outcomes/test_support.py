@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from fullmesh.evidence.mapping import row_case
+from fullmesh.evidence.mapping import row_case, row_machine
+from fullmesh.evidence.published import published_step_s
 from fullmesh.evidence.results import read_results
 from fullmesh.machine import Machine, load_machine
 from fullmesh.outcomes.estimate import Estimate, estimate
@@ -15,15 +16,17 @@ from fullmesh.outcomes.support import (
     MFU_MARGIN,
     above_published,
     attributes,
+    beyond_published,
     key_of,
     load_known,
+    longest_published,
     missing_words,
     nearest,
     num_missing,
     seen_pairs,
 )
 from fullmesh.plan import Plan, Plans
-from fullmesh.search.engine import ask
+from fullmesh.search.engine import ask, search
 from fullmesh.search.space import candidates
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers.huggingface import load_model
@@ -167,3 +170,27 @@ def test_the_nearest_result_is_named_with_what_differs() -> None:
     case = row_case(row)
     assert nearest(case.model, case.machine, case.plan).endswith("of the same kind")
     assert nearest(case.model, case.machine, case.plan).startswith("NV294")
+
+
+def test_a_sequence_beyond_every_published_one_is_said_and_widens_nothing() -> None:
+    longest = longest_published()
+    rows = [r for r in read_results() if r.phase == "pretrain" and published_step_s(r) and r.seq]
+    assert max(longest.values()) == max(r.seq for r in rows)
+    of_h100 = [r.seq for r in rows if row_machine(r.gpu).chip.family == "H100"]
+    assert longest["H100"] == max(of_h100)
+    assert beyond_published(H200, longest["H100"]) == ""
+    text = beyond_published(H200, longest["H100"] + 1)
+    assert f"beyond {longest['H100']:,} tokens" in text
+    nobody = dataclasses.replace(H200, chip=dataclasses.replace(H200.chip, family="Nobody"))
+    assert "on any chip" in beyond_published(nobody, 2**21)
+    near, far = (
+        estimate(LLAMA, H200, Plan(tp=8, cp=8, gbs=8, seq=seq, recompute="full")) for seq in (2**15, 2**20)
+    )
+    assert isinstance(near, Estimate)
+    assert isinstance(far, Estimate)
+    assert not any("beyond" in note for note in near.notes)
+    assert any("no published result on such cores with a sequence beyond" in note for note in far.notes)
+    assert far.interval.log_half_width == pytest.approx(near.interval.log_half_width, rel=0.5)
+    assert far.interval.unproven == near.interval.unproven
+    found = search(LLAMA, H200, gbs=8, seq=2**20, top=1)
+    assert any("beyond" in note for note in found.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fullmesh
-from fullmesh.errors import ScenarioError
-from fullmesh.faces.cli import compare_report, plan_report, simulate_report, tables
+from fullmesh.errors import OutputError, ScenarioError
+from fullmesh.faces.cli import compare_report, plan_report, replay_report, simulate_report, tables
 from fullmesh.output.result import Result
 from fullmesh.output.state import decode, encode, record_types
 
@@ -39,11 +41,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     for name, model in (("Estimate", "llama-3-8b"), ("Infeasible", "llama-3.1-405b")):
         path.write_text(SCENARIO.replace("MODEL", model), encoding="utf-8")
         out[name] = fullmesh.simulate(path)
+    path.write_text(SCENARIO.replace("MODEL", "llama-3-8b"), encoding="utf-8")
+    out["Replayed"] = fullmesh.replay(path, stragglers=["rank=3:1.2"], jitter="0.05")
     assert {n: type(r).__name__ for n, r in out.items()} == {n: n for n in out}
     return out
 
 
-KINDS = ["Comparison", "SearchResult", "Estimate", "Infeasible"]
+KINDS = ["Comparison", "SearchResult", "Estimate", "Infeasible", "Replayed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,8 +67,6 @@ def test_html_is_escaped(results: dict[str, Result], kind: str) -> None:
 
 
 def test_html_shows_names_as_text(results: dict[str, Result]) -> None:
-    import dataclasses
-
     found = results["Infeasible"]
     assert isinstance(found, fullmesh.Infeasible)
     odd = dataclasses.replace(found, model=dataclasses.replace(found.model, name="<script>"))
@@ -79,6 +81,11 @@ def printed(result: Result) -> list[Any]:
         items = plan_report.report(result, "en")
     elif isinstance(result, fullmesh.Estimate):
         items = simulate_report.report(result, "en")
+    elif isinstance(result, fullmesh.Replayed):
+        items = [
+            *simulate_report.report(result.estimate, "en"),
+            *replay_report.replay_report(result, (), (), "en"),
+        ]
     else:
         assert isinstance(result, fullmesh.Infeasible)
         items = [simulate_report.infeasible_line(result, "en")]
@@ -93,7 +100,8 @@ def test_what_is_saved_loads_and_prints_the_same(
     path = tmp_path / "result.json"
     result.save(path)
     again = getattr(fullmesh, kind).load(path)
-    assert again == result
+    if not isinstance(result, fullmesh.Replayed):  # its columns are arrays, of which many are compared below
+        assert again == result
     assert str(again) == str(result)
     assert again.to_dict() == result.to_dict() == json.loads(path.read_text("utf-8"))["figures"]
     tables.show(*printed(result))
@@ -180,3 +188,67 @@ def test_importing_is_silent_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_replay_that_cannot_run_is_a_result_too(tmp_path: Path) -> None:
+    scenario = tmp_path / "s.toml"
+    text = SCENARIO.replace("MODEL", "llama-3-8b").replace(
+        "dp = 8", "dp = 4\npp = 2\nschedule = 'zero-bubble'"
+    )
+    scenario.write_text(text.replace("gbs = 8", "gbs = 4"), encoding="utf-8")
+    ran = fullmesh.replay(scenario)
+    assert isinstance(ran, fullmesh.Replayed)
+    (row,) = ran.to_rows()
+    assert row["closed_form_step_s"] == ran.estimate.step_s
+    assert row["step_s"] == ran.to_dict()["step_s"]
+    none = dataclasses.replace(ran, simulation=None, reason="no such order")
+    assert "cannot run: no such order" in str(none)
+    assert none.to_rows()[0]["step_s"] is None
+    assert none.to_dict()["replay"]["cannot_run"] == "no such order"
+    none.save(tmp_path / "none.json")
+    assert fullmesh.Replayed.load(tmp_path / "none.json").to_dict() == none.to_dict()
+
+
+def test_what_the_replay_took_stands_apart(results: dict[str, Result]) -> None:
+    record = results["Replayed"].to_dict()
+    assert set(record["timing"]) == {"engine_s", "replay.build_s"}
+    assert "engine_s" not in record
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_result_is_saved_into_a_folder_that_is_missing(
+    results: dict[str, Result], kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="there is no folder"):
+        results[kind].save(tmp_path / "none" / "result.json")
+    with pytest.raises(OutputError, match="is a folder"):
+        results[kind].save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_load_again_and_damaged_ones_are_refused() -> None:
+    values = np.arange(12, dtype=np.int16).reshape(3, 4)
+    state = json.loads(json.dumps(encode((values, np.float64(1.5)))))
+    again, number = decode(state, {})
+    assert again.dtype == values.dtype
+    assert np.array_equal(again, values)
+    assert number == 1.5
+    packed = state["root"][0]["array"]
+    for change in (
+        {"shape": [4, 4]}, {"shape": [-3, -4]}, {"shape": [10**12]}, {"dtype": "O"}, {"dtype": "|S9"}, {"zlib": "x"},
+        {"zlib": "AAAA"}, {"shape": ["x"]},
+    ):  # fmt: skip
+        damaged = {"objects": [], "root": {"array": packed | change}}
+        with pytest.raises(ValueError):  # noqa: PT011
+            decode(damaged, {})
+
+
+def test_no_package_has_the_name_of_a_public_function() -> None:
+    # `import fullmesh.x` would put the package in the place of the function
+    packages = {path.stem for path in Path(fullmesh.__file__).parent.iterdir()}
+    assert not packages & set(fullmesh.__all__)
+    code = (
+        "import fullmesh, fullmesh.replays.replayed, fullmesh.study.compare\n"
+        "assert all(callable(getattr(fullmesh, n)) for n in fullmesh.__all__ if n != '__version__')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

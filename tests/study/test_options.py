@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +112,41 @@ def test_machines_that_leave_devices_unused_show_what_all_would_do(command_line:
     assert "with all devices" in out
     assert "times as fast" in out
     assert fullmesh.best_plans("llama-3-8b", "cloudmatrix384", top=1).whole is None
+
+
+# What only a command has: formats and files of its output, and what is laid beside an answer; with the Python of it.
+ONLY_COMMANDS = {
+    "compare": {"json", "csv", "no-timing", "lang"},
+    "plan": {"json", "csv", "no-timing", "lang", "export"},
+    "simulate": {"json", "no-timing", "lang", "trace", "level", "against"},
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "function"), [("compare", "compare"), ("plan", "best_plans"), ("simulate", "replay")]
+)
+def test_python_takes_the_options_of_its_command(command: str, function: str) -> None:
+    import inspect
+
+    import click
+
+    from fullmesh.faces.cli.main import cli
+
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    options = {p.opts[0].removeprefix("--") for p in found.params if isinstance(p, click.Option)}
+    assert ONLY_COMMANDS[command] <= options
+    taken = set(inspect.signature(getattr(fullmesh, function)).parameters)
+    called = {"stragglers": "straggler", "every_rank": "every-rank"}
+    arguments = {p.name for p in found.params if isinstance(p, click.Argument)}
+    assert {called.get(name, name) for name in taken} - arguments == options - ONLY_COMMANDS[command]
+
+
+def test_simulate_in_python_replays_nothing_and_the_reference_says_so() -> None:
+    import inspect
+
+    assert list(inspect.signature(fullmesh.simulate).parameters) == ["scenario", "software", "profile"]
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text("utf-8")
+    section = page.partition("## Python")[2].partition("## Scenario files")[0]
+    for word in ("`stragglers`", "`every_rank`", "`simulate`", "`write_trace`"):
+        assert word in section

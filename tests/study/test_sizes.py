@@ -95,3 +95,44 @@ def test_a_row_whose_model_is_huge(changes: dict[str, str], tmp_path: Path) -> N
     (row,) = read_results(table(tmp_path / "t.csv", **changes))
     with pytest.raises(ModelError):
         row_model(row)
+
+
+OWN = """\
+id = "dgx-h200"
+name = "NAME"
+chip = "h200"
+software = "nemo"
+source = "our own order"
+[size]
+default_devices = 64
+devices_per_node = 8
+devices_per_unit = 8
+unit_name = "node"
+[[tier]]
+name = "nvlink"
+kind = "switch"
+num_devices = 8
+bandwidth = "chip:nvlink_bandwidth"
+latency = "fact:nvlink4/latency"
+[[tier]]
+name = "ethernet"
+kind = "rail"
+num_devices = "all"
+bandwidth = "25 GB/s"
+latency = "5 us"
+source = "switch datasheet"
+"""
+
+
+@pytest.mark.parametrize("name", ["Ours", "DGX H200 cluster"])
+def test_a_machine_file_with_the_id_of_another_machine(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(OWN.replace("NAME", name))
+    with pytest.raises(FullmeshError, match="two different machines have the id 'dgx-h200'") as caught:
+        compare("llama-3-8b", [str(path), "h200"], chips=64, batch=64)
+    assert ("Ours and DGX H200 cluster" in str(caught.value)) == (name == "Ours")
+    assert 'change `id = "dgx-h200"` in your machine file' in caught.value.hint
+    with pytest.raises(FullmeshError, match="is named twice"):
+        compare("llama-3-8b", [str(path), str(path)], chips=64, batch=64)
+    path.write_text(OWN.replace("NAME", name).replace('"dgx-h200"', '"ours"'))
+    assert len(compare("llama-3-8b", [str(path), "h200"], chips=64, batch=64).columns) == 2

@@ -735,3 +735,25 @@ def test_a_type_that_is_not_supported_says_what_is_missing(model_type: str, why:
 @pytest.mark.parametrize("keys", [("hidden_size", "n_embd"), ("num_attention_heads", "n_head")])
 def test_two_names_of_one_value_may_stand_together_when_they_agree(keys: tuple[str, str]) -> None:
     assert build(**{keys[1]: LLAMA[keys[0]]}).layers == build().layers
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "dense"),
+    [
+        ("deepseek_v3", "first_k_dense_replace", 3),
+        ("kimi_k2", "first_k_dense_replace", 3),
+        ("deepseek_v2", "first_k_dense_replace", 0),
+        ("glm4_moe_lite", "first_k_dense_replace", 1),
+    ],
+)
+def test_dense_layers_that_no_key_names_are_those_of_the_class(model_type: str, key: str, dense: int) -> None:
+    config = {k: v for k, v in DEEPSEEK.items() if k != "first_k_dense_replace"} | {"model_type": model_type}
+    model = build(config)
+    assert [isinstance(ffn(model, i), MoE) for i in range(4)] == [i >= dense for i in range(4)]
+    assert any(f"{key} = {dense}" in note and "assumed" in note for note in model.notes)
+    # what is said elsewhere wins, and a model that would be left without experts is refused
+    said = build(config, mlp_layer_types=["dense", "sparse", "sparse", "sparse"])
+    assert [isinstance(ffn(said, i), MoE) for i in range(4)] == [False, True, True, True]
+    if dense == 3:
+        with pytest.raises(ModelError, match="no layer of 3 is left with experts"):
+            build(config, num_hidden_layers=3)

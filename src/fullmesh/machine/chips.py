@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,6 +14,8 @@ from fullmesh.errors import CatalogError, did_you_mean
 from fullmesh.machine.hardware import Chip
 from fullmesh.machine.wiring import DeviceBasis
 
+# Chips that people ask for and of which no source was found: a figure without one would be a guess.
+WITHOUT_FACTS = MappingProxyType({"h20": "NVIDIA H20"})
 DTYPES = ("bf16", "fp16", "fp8", "nvfp4", "int8", "fp32")
 
 
@@ -58,9 +61,24 @@ def operator_profiles() -> tuple[str, ...]:
     return tuple(dict.fromkeys(e.operator_profile for e in _entries().values()))
 
 
+def without_facts(name: str) -> CatalogError | None:
+    """The error for a chip that exists and of which no source was found; None for any other name."""
+    wanted = re.sub(r"[\s_-]+", "", name.lower()).removeprefix("nvidia").removesuffix("96gb")
+    if wanted not in WITHOUT_FACTS:
+        return None
+    return CatalogError(
+        f"no facts of {WITHOUT_FACTS[wanted]} are shipped: none was found with a source",
+        expected="a machine or chip of `fullmesh catalog`, or the path of a machine file that ends in .toml",
+        hint="write what you know of it into a machine file of your own, with a table [chip], and name the file: "
+        "docs/reference.md, Machine files",
+    )
+
+
 def chip_entry(chip_id: str, *, where: str = "") -> ChipEntry:
     """The entry of a chip; an unknown id is a ``CatalogError`` that names the closest ones."""
     entry = _entries().get(chip_id)
+    if entry is None and (missing := without_facts(chip_id)) is not None:
+        raise missing
     if entry is None:
         raise CatalogError(
             f"unknown chip {chip_id!r}", where=where, hint=did_you_mean(chip_id, list(_entries()))

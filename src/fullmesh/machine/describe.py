@@ -8,7 +8,7 @@ from typing import Any
 from fullmesh.catalog.facts import Fact, FactBook, load_facts
 from fullmesh.catalog.prices import DevicePrice, load_prices, price_per_device_hour
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.chips import chip_facts, chip_names, list_chips, load_chip
+from fullmesh.machine.chips import chip_facts, chip_names, list_chips, load_chip, without_facts
 from fullmesh.machine.hardware import Chip
 from fullmesh.machine.load import MachineRecord, load_machine_record
 from fullmesh.machine.names import is_file_name, list_machines, machine_aliases
@@ -63,6 +63,8 @@ def describe(name: str) -> Description:
         if quantity.fact is not None:
             rows |= {id(f): f for f in facts.rows(quantity.fact.item, quantity.fact.parameter)}
     if record is None and not rows:
+        if (missing := without_facts(name)) is not None:
+            raise missing
         known = [*machine_aliases(), *chip_names(), *facts.items]
         raise CatalogError(
             f"nothing in the catalog is called {name!r}",
@@ -102,6 +104,8 @@ def filter_facts(
     parameters = tuple(dict.fromkeys(f.parameter for f in facts))
     for wanted, known, what in ((item, facts.items, "item"), (parameter, parameters, "parameter")):
         if wanted is not None and wanted not in known:
+            if what == "item" and (missing := without_facts(wanted)) is not None:
+                raise missing
             raise CatalogError(f"no fact has the {what} {wanted!r}", hint=did_you_mean(wanted, list(known)))
     found = tuple(
         fact

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import CatalogError, did_you_mean
-from fullmesh.machine.chips import chip_names
+from fullmesh.machine.chips import chip_names, without_facts
 
 MACHINES_DIR = DATA_DIR / "machines"
 
@@ -124,6 +124,8 @@ def machine_file(name: str, *, fabric: bool = False) -> tuple[Path, str | None]:
             expected="a machine of `fullmesh catalog`, or the path of a machine file that ends in .toml",
             hint=f"fullmesh fabric {name}",
         )
+    if (missing := without_facts(name)) is not None:
+        raise missing
     raise CatalogError(
         f"unknown machine {name!r}",
         expected="a machine or chip of `fullmesh catalog`, or the path of a machine file that ends in .toml",

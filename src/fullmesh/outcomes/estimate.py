@@ -21,7 +21,7 @@ from fullmesh.errors import PlanError
 from fullmesh.machine import Borrowed, Machine
 from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.intervals import Interval, interval_for
-from fullmesh.outcomes.support import DEVIATION_PER_PAIR, above_published, num_missing
+from fullmesh.outcomes.support import DEVIATION_PER_PAIR, above_published, beyond_published, num_missing
 from fullmesh.output import formats
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
@@ -329,7 +329,7 @@ def _estimate_of(result: Evaluation, i: int, variance: float) -> Estimate:
         energy_per_token_j=energy / tokens if energy is not None else None,
         energy_basis=machine.power_basis if power else "power not published",
         borrowed=caveats.borrowed,
-        notes=caveats.notes + ((high,) if high else ()),
+        notes=caveats.notes + tuple(note for note in (beyond_published(machine, plan.seq), high) if note),
     )
 
 

@@ -6,20 +6,25 @@ model. What was never seen together is said in words, and makes a prediction les
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import importlib.resources
 import itertools
 import json
 import math
+import re
+import tomllib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.effects import architecture_of, cores_of
-from fullmesh.machine import Machine
+from fullmesh.data import DATA_DIR
+from fullmesh.machine import Machine, load_machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, RECIPES, RECOMPUTES, SCHEDULES, Plan, Plans
 from fullmesh.workload import ModelSpec
 
@@ -142,6 +147,42 @@ def nearest(model: ModelSpec, machine: Machine, plan: Plan) -> str:
     apart = [a or f"no {b}" for a, b in zip(values, found["values"], strict=True) if a != b]
     who = f"{found['id']}, {found['model']} on {found['devices']:,} {found['device']}"
     return who + (f", which differs in {len(apart)}: {'; '.join(apart)}" if apart else ", of the same kind")
+
+
+@functools.cache
+def longest_published() -> Mapping[str, int]:
+    """Tokens of the longest sequence that a published result of pre-training has, by cores; from the shipped tables."""
+    folder = DATA_DIR / "results"
+    devices = tomllib.loads((folder / "devices.toml").read_text("utf-8"))["device"]
+    cores: dict[str, str] = {}
+    longest: dict[str, int] = {}
+    for path in sorted(folder.glob("training_results*.csv")):
+        with path.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                measured = row["step_s"] or row["tok_s_gpu"]
+                if not measured or row["phase"] != "pretrain" or not row["seq"].isdecimal():
+                    continue
+                gpu = row["gpu"]
+                if gpu not in cores:
+                    known = (d["machine"] for d in devices if re.search(d["pattern"], gpu, re.IGNORECASE))
+                    machine = next(known, None)
+                    cores[gpu] = "" if machine is None else cores_of(load_machine(machine).chip)
+                longest[cores[gpu]] = max(longest.get(cores[gpu], 0), int(row["seq"]))
+    return MappingProxyType(longest)
+
+
+def beyond_published(machine: Machine, seq: int) -> str:
+    """A sentence where no published result on such cores has a sequence of that length, empty elsewhere."""
+    found = longest_published()
+    longest = found.get(cores_of(machine.chip), 0)
+    where = "on such cores"
+    if not longest:
+        longest, where = max(found.values(), default=0), "on any chip"
+    return (
+        ""
+        if seq <= longest
+        else (f"no published result {where} with a sequence beyond {longest:,} tokens; this one has {seq:,}")
+    )
 
 
 def num_missing(

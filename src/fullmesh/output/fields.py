@@ -13,6 +13,15 @@ X = TypeVar("X")
 Y = TypeVar("Y")
 
 
+def finite(value: Any) -> Any:
+    """A record with null for figures that are no number: JSON has neither NaN nor infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Figure(Generic[X]):
     """One value of a result that a program reads.

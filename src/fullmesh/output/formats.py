@@ -26,7 +26,7 @@ def change(value: float) -> str:
     """A relative difference with its sign, as a factor where per cent would mislead: ``+16.5 %``, ``192 times``."""
     if value > 1.0:
         return f"{value + 1.0:.3g} times"
-    return f"{100 * value:+.1f} %"
+    return f"{100 * value:+z.1f} %"
 
 
 def gigabytes(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from fullmesh import __version__
 from fullmesh.errors import ScenarioError
-from fullmesh.files import write_json
+from fullmesh.files import check_writable, write_json
 from fullmesh.output.state import decode, encode, record_types
 
 _FRAMES = ("pandas", "polars")
@@ -79,23 +79,17 @@ class Result(abc.ABC):
 
         Raises
         ------
-        ScenarioError
-            The file cannot be written.
+        OutputError
+            The file cannot be written: its folder is missing, for instance.
         """
+        check_writable(path)
         data = {
             "kind": type(self).__name__,
             "fullmesh": __version__,
             "figures": self.to_dict(),
             "state": encode(self),
         }
-        try:
-            write_json(Path(path), data)
-        except OSError as error:
-            raise ScenarioError(
-                f"cannot write the result: {error.strerror}",
-                where=str(path),
-                hint="name a file in a folder where you may write",
-            ) from None
+        write_json(path, data)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

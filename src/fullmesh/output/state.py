@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import json
 import math
 import types
 import typing
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 Json = Any
+# What one array of a saved result may unfold to.
+MAX_ARRAY_BYTES = 1 << 30
 
 
 def record_types(*roots: type) -> dict[str, type]:
@@ -51,6 +59,10 @@ def encode(root: Any) -> Json:
             return value if math.isfinite(value) else {"number": str(value)}
         if isinstance(value, tuple):
             return [plain(v) for v in value]
+        if isinstance(value, np.generic):
+            return plain(value.item())
+        if isinstance(value, np.ndarray):
+            return {"array": _packed(value)}
         if isinstance(value, Mapping):
             kind = "fixed" if isinstance(value, types.MappingProxyType) else "map"
             return {kind: {k: plain(v) for k, v in value.items()}}
@@ -71,6 +83,31 @@ def encode(root: Any) -> Json:
 
     top = plain(root)
     return {"objects": objects, "root": top}
+
+
+def _packed(values: npt.NDArray[Any]) -> Json:
+    """A column of numbers as text: its type, its shape, its bytes compressed."""
+    values = np.ascontiguousarray(values)
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return {
+        "dtype": little.dtype.str,
+        "shape": list(values.shape),
+        "zlib": base64.b64encode(zlib.compress(little.tobytes(), 6)).decode("ascii"),
+    }
+
+
+def _unpacked(packed: Json) -> npt.NDArray[Any]:
+    dtype, shape = np.dtype(str(packed["dtype"])), [int(n) for n in packed["shape"]]
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if dtype.kind not in "biuf" or min(shape, default=0) < 0 or num_bytes > MAX_ARRAY_BYTES:
+        raise ValueError(f"no array of {dtype} has the shape {shape}"[:200])
+    try:
+        data = zlib.decompressobj().decompress(base64.b64decode(packed["zlib"], validate=True), num_bytes + 1)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"an array is damaged: {error}") from None
+    if len(data) != num_bytes:
+        raise ValueError(f"an array of {num_bytes} bytes holds another number of them")
+    return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
 
 
 def decode(state: Json, known: Mapping[str, type]) -> Any:
@@ -101,6 +138,8 @@ def decode(state: Json, known: Mapping[str, type]) -> Any:
             return made[inner]
         if kind == "number":
             return float(inner)
+        if kind == "array":
+            return _unpacked(inner)
         fields = {k: value(v) for k, v in inner.items()}
         return types.MappingProxyType(fields) if kind == "fixed" else fields
 

@@ -24,7 +24,13 @@ from fullmesh.outcomes.estimate import (
     supported_precision,
 )
 from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
-from fullmesh.outcomes.support import DEVIATION_PER_PAIR, missing_words, nearest, num_missing
+from fullmesh.outcomes.support import (
+    DEVIATION_PER_PAIR,
+    beyond_published,
+    missing_words,
+    nearest,
+    num_missing,
+)
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
@@ -125,13 +131,15 @@ class SearchResult(Result):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the machine and its software borrow, whether they are announced or never seen, and what no run tried."""
+        longer = beyond_published(self.machine, self.seq)
+        said = (*self.caveats, *((longer,) if longer else ()))
         if not self.unproven or self.best is None:
-            return self.caveats
+            return said
         near = nearest(self.model, self.machine, self.best.plan)
         tried = f"no published result with {'; '.join(self.unproven)}" + (
             f". Nearest: {near}" if near else ""
         )
-        return (*self.caveats, tried)
+        return (*said, tried)
 
     def against_best(self, e: Estimate | None) -> float:
         """How much more of what the objective saves a plan takes than the best, as a share; nan without one of them.

@@ -30,7 +30,7 @@ from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers import shipped
 
 if TYPE_CHECKING:
-    from fullmesh.replay.replayed import Replayed
+    from fullmesh.replays.replayed import Replayed
 
 
 def compare(

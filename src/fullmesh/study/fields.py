@@ -23,10 +23,23 @@ DEVICE_WORDS = {"die": "die", "gpu": "GPU", "npu": "NPU"}
 
 
 def devices_text(c: Column) -> str:
-    """Devices, and packages where they differ."""
+    """Devices, packages where they differ, and how many the best plan uses where it leaves some."""
     m = c.machine
     text = formats.count(m.num_devices, DEVICE_WORDS[m.chip.basis])
-    return text + (f" ({m.num_packages:,} packages)" if m.devices_per_package > 1 else "")
+    more = [f"{m.num_packages:,} packages"] if m.devices_per_package > 1 else []
+    if c.best is not None and c.best.plan.num_devices != m.num_devices:
+        more.append(f"{c.best.plan.num_devices:,} used")
+    return text + (f" ({', '.join(more)})" if more else "")
+
+
+def _power(c: Column, lang: Language) -> str:
+    """Power of the machine, and of the devices that the best plan uses where it leaves some."""
+    if c.power_w is None:
+        return label("not_published", lang)
+    text, best = si_prefix(c.power_w, "W"), c.best
+    if best is None or best.plan.num_devices == c.machine.num_devices or best.energy_per_step_j is None:
+        return text
+    return f"{text} ({si_prefix(best.energy_per_step_j / best.step_s, 'W')} of those used)"
 
 
 def racks_text(c: Column) -> str:
@@ -91,9 +104,10 @@ def whole_text(c: Column, lang: Language) -> str:
     if whole is None or best is None:
         return "-"
     faster = f"{best.step_s / whole.step_s:.3g} times as fast"
-    days = (
-        "" if c.time_to_tokens_s is None else f", {duration(c.time_to_tokens_s * whole.step_s / best.step_s)}"
-    )
+    days = ""
+    if c.time_to_tokens_s is not None:
+        run = formats.tokens(round(c.time_to_tokens_s * best.tokens_per_s))
+        days = f"; {run} in {duration(c.time_to_tokens_s * whole.step_s / best.step_s)}"
     return f"{whole.plan.text()} ({against_best(c.found, whole, lang)}, {faster}{days})"
 
 
@@ -163,7 +177,7 @@ MACHINE_FIELDS: tuple[Field[Column], ...] = (
     Field(
         key="power",
         tables=_COMPARE,
-        text=lambda c, lang: label("not_published", lang) if c.power_w is None else si_prefix(c.power_w, "W"),
+        text=_power,
         figures=(
             figure("power_w", lambda c: c.power_w),
             figure("", lambda c: c.machine.power_basis, path="power_basis"),

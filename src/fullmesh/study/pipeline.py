@@ -36,7 +36,7 @@ from fullmesh.study.sizing import Sizes, size_machines
 from fullmesh.workload import ModelSpec
 
 if TYPE_CHECKING:
-    from fullmesh.replay.replayed import Replayed
+    from fullmesh.replays.replayed import Replayed
     from fullmesh.timeline.perturb import Perturbation
 
 # Layouts that a comparison keeps of each machine.
@@ -107,7 +107,7 @@ def replay_scenario(
 ) -> Replayed | Infeasible:
     """One plan in full with its step replayed task by task."""
     # the timeline compiles its kernels when it is imported; everything above does without
-    from fullmesh.replay.replayed import replay_plan
+    from fullmesh.replays.replayed import replay_plan
 
     result = simulate_scenario(scenario, software)
     if isinstance(result, Infeasible):

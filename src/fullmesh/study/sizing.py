@@ -60,19 +60,38 @@ def size_machines(
     Raises
     ------
     ScenarioError
-        The basis is unknown, a machine is named twice, or has no published power or no price.
+        The basis is unknown, a machine is named twice or has the id of another, or has no published power or no price.
     """
     sized = resized(machines, basis, prices) if resize else list(machines)
     keys = [size_key(m) for m in sized]
-    twice = next((m.name for m in sized if keys.count(size_key(m)) > 1), None)
-    if twice is not None:
-        raise ScenarioError(
-            f"{twice} is named twice", where="--on", expected="each machine once", hint="leave one out"
-        )
+    _check_distinct(sized)
     beside = resized(machines, "packages", prices) if resize and basis == "units" else []
     if [size_key(m) for m in beside] == keys:
         beside = []
     return Sizes(basis=basis if resize else "as given", machines=tuple(sized), equal_packages=tuple(beside))
+
+
+def _check_distinct(machines: Sequence[Machine]) -> None:
+    """Refuse a machine that is named twice, and two machines that results could not tell apart."""
+    seen: dict[tuple[str, int], Machine] = {}
+    for machine in machines:
+        other = seen.setdefault(size_key(machine), machine)
+        if other is machine:
+            continue
+        if other == machine:
+            raise ScenarioError(
+                f"{machine.name} is named twice",
+                where="--on",
+                expected="each machine once",
+                hint="leave one out",
+            )
+        names = machine.name if machine.name == other.name else f"{other.name} and {machine.name}"
+        raise ScenarioError(
+            f"two different machines have the id {machine.id!r}: {names}",
+            where="--on",
+            expected="an id of its own for each machine, by which results tell them apart",
+            hint=f'change `id = "{machine.id}"` in your machine file; `fullmesh catalog` lists the ids that are taken',
+        )
 
 
 def resized(

@@ -105,7 +105,9 @@ def command(
         _write_json(data)
     elif filtered:
         sources = _Sources()
-        _print(_fact_table(facts, sources, title=f"{len(facts)} facts"), sources.table())
+        items = {fact.item for fact in facts}
+        about = f" about {item}" if item is not None and len(items) == 1 else ""
+        _print(_fact_table(facts, sources, title=f"{len(facts)} facts{about}"), sources.table())
     else:
         _print(_chip_table(all_chips()), _machine_table(all_machines()))
         click.echo(
@@ -256,11 +258,14 @@ def _machine_table(records: Sequence[MachineRecord]) -> Table:
 
 
 def _fact_table(facts: Sequence[Fact], sources: _Sources, *, title: str) -> Table:
-    out = table(title, "item", "parameter", "value>", "basis", "kind", "status?", "source>", "note?")
+    """One row a fact; a column of items only where there are several."""
+    several = len({fact.item for fact in facts}) > 1
+    columns = ("parameter", "value>", "basis", "kind", "status?", "source>", "note?")
+    out = table(title, *(("item",) if several else ()), *columns)
     for fact in facts:
         basis = fact.basis if fact.direction == "-" else f"{fact.basis}; {fact.direction}"
         out.add_row(
-            fact.item,
+            *((fact.item,) if several else ()),
             fact.parameter,
             f"{fact.value:,.12g} {fact.unit}".removesuffix(" count"),
             basis,
@@ -276,8 +281,9 @@ def _description_tables(description: Description) -> list[Table]:
     tables, sources = [], _Sources()
     if description.record is not None:
         tables += [_structure_table(description), _quantity_table(description.record.quantities, sources)]
-    if description.facts:
-        tables.append(_fact_table(description.facts, sources, title=f"Facts about {description.name}"))
+    for item in dict.fromkeys(fact.item for fact in description.facts):
+        facts = [fact for fact in description.facts if fact.item == item]
+        tables.append(_fact_table(facts, sources, title=f"Facts about {item}"))
     return [*tables, sources.table()]
 
 

@@ -83,8 +83,8 @@ def model(name: str, ops: bool, csv_file: Path | None, as_json: bool) -> None:
 # how the phases of an operator are called where there is little room
 _PHASES = {
     "forward": "fwd",
-    "backward by input": "bwd input",
-    "backward by weight": "bwd weight",
+    "backward by input": "dgrad",
+    "backward by weight": "wgrad",
     "optimizer": "update",
 }
 
@@ -101,19 +101,26 @@ def _operators(d: ModelDescription, csv_file: Path | None, *, as_json: bool) -> 
     if as_json:
         write_json({"model": d.model.id, "operators": list(rows.records())})
         return
-    out = table(
-        f"Operators of {d.model.name}, one sequence of 4,096 tokens",
-        *("layers", "operator", "phase", "shape", "TFLOP>", "MB read>", "written>", "saved>"),
+    # no column for the layers: at 80 columns there is room for names and shapes, or for it
+    columns = ("operator", "phase", "shape", "TFLOP>", "MB read>", "written>?", "saved>?")
+    head = (
+        f"Operators of {d.model.name}, one sequence of 4,096 tokens; fwd: forward, dgrad and wgrad: backward by input "
+        "and by weight, update: optimizer"
     )
     figures = zip(rows.flop, rows.read_bytes, rows.written_bytes, rows.saved_bytes, strict=True)
     words = zip(rows.layers, rows.name, rows.phase, rows.shape, strict=True)
+    sheets: dict[str, Any] = {}
     before = ("", "")
     for (layers, name, phase, shape), (flop, *sizes) in zip(words, figures, strict=True):
-        head = ("" if layers == before[0] else layers, "" if (layers, name) == before else name)
-        before = (layers, name)
+        if layers not in sheets:
+            sheets[layers] = table(
+                f"Layers {layers}" if layers[:1].isdigit() else layers.capitalize(), *columns
+            )
         cells = [f"{flop / 1e12:.3g}" if flop else "", *(f"{v / 1e6:,.0f}" if v else "" for v in sizes)]
-        out.add_row(*head, _PHASES[phase], "x".join(f"{v:.10g}" for v in shape), *cells)
-    show(out)
+        shown = "" if (layers, name) == before else name
+        before = (layers, name)
+        sheets[layers].add_row(shown, _PHASES[phase], "x".join(f"{v:.10g}" for v in shape), *cells)
+    show(head, "", *sheets.values())
 
 
 def _report(d: ModelDescription) -> list[Any]:

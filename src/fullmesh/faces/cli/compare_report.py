@@ -38,7 +38,7 @@ def report(c: Comparison, lang: Language) -> list[Table | str]:
     if any(column.best for column in c.columns):
         out.append(_waterfall_table(c.columns, lang))
     if c.ratios:
-        out += [_ratio_table(c.ratios, label("ratios", lang), lang), *_reasons(c.ratios)]
+        out += [_ratio_table(c.ratios, label("ratios", lang), lang), *_reasons(c.ratios), *_saved(c)]
     if c.equal_packages:
         out += ["", _short_table(c.equal_packages, lang)]
         if c.equal_ratios:
@@ -108,6 +108,25 @@ def _reasons(ratios: Sequence[Ratio]) -> list[str]:
     return [f"- {r.reason}" for r in ratios]
 
 
+def _saved(c: Comparison) -> list[str]:
+    """Where energy or money is asked for: how the machines compare in that, which the ratios of tokens/s do not say."""
+    found: list[tuple[str, float]] = []
+    for x in c.columns:
+        each = None if x.best is None else x.best.energy_per_token_j
+        if c.objective == "money":
+            each = None if x.money is None else x.money.usd_per_million_tokens
+        if each:
+            found.append((x.machine.name, each))
+    if c.objective == "time" or len(found) < 2:
+        return []
+    (first, least), *others = sorted(found, key=lambda pair: pair[1])
+    return [
+        f"- {first} takes the least {c.objective} a token; "
+        + ", ".join(f"{name} takes {each / least:.3g} times as much" for name, each in others)
+        + "."
+    ]
+
+
 def _short_table(columns: Sequence[Column], lang: Language) -> Table:
     fields = [f for f in column_fields(1.0) if f.key in _SHORT]
     out = table(
@@ -134,6 +153,11 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         "of its interval, which is further for each pair of attributes that no published result has together on "
         "chips with the same cores; which pairs the best plan lacks is said below.",
     ]
+    if any(x.found.num_enumerated for x in c.columns):
+        lines.append(
+            f"- {title('plans', lang)}: all combinations are enumerated, those that break no rule priced; those within "
+            "the memory fit."
+        )
     if any(x.found.exploratory for x in c.columns):
         lines.append(
             f"- {title('exploratory_plan', lang)}: predicted faster, but of all plans the one most likely to be "
@@ -149,8 +173,9 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
     if any(x.found.whole for x in c.columns):
         lines.append(
             f"- {title('whole_plan', lang)}: what is saved by leaving devices unused goes with longer training; the "
-            "figures in brackets are what all devices cost more, and what they save in time. Devices, racks, power and "
-            "peak above are those of the whole machine; energy, money and ratios count the devices that a plan uses."
+            "figures in brackets are what all devices cost more, and what they save in time. Racks, power and peak "
+            "above are those of the whole machine; step time, tokens/s, energy, money and ratios those of the devices "
+            "that a plan uses."
         )
     for x in c.columns:
         if x.best and (note := fixed_share_note(x.best)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fullmesh.faces.cli.options import InputFile, OutputFile, timing_apart, timing_option
+from fullmesh.faces.cli.options import InputFile, OutputFile, timing_option
 
 
 @click.command(
@@ -104,6 +104,8 @@ def command(machine: str, svg: Path | None, as_json: bool, no_timing: bool, **op
         write_svg(view.after, svg)
         click.echo(f"drawing written to {svg}", err=True)
     if as_json:
+        from fullmesh.output.timing import timing_apart
+
         if not asked.changes:
             out = out.pop("now") | out
         click.echo(json.dumps(timing_apart(out, leave_out=no_timing), indent=1))

@@ -58,17 +58,19 @@ def _print_fabric(view: View, states: dict[str, dict[str, Any]]) -> None:
         rows.append([f"switch chips, {tier}", *(str(s["switches"].get(tier, 0)) for s in states.values())])
     for kind in last["links"]:
         entries = [s["links"].get(kind) for s in states.values()]
-        cells = [f"{e['count']} x {_rate(e['bytes_per_s'])}" if e else "0" for e in entries]
-        rows.append([f"links, {kind} (one direction)", *cells])
+        cells = [f"{e['count']} x {si_prefix(e['bytes_per_s'], 'B/s', 4)}" if e else "0" for e in entries]
+        rows.append([f"{kind} links", *cells])
     exchange = [s["all_to_all"] for s in states.values()]
     rates = [e["bytes_per_s_per_device"] for e in exchange]
     rows.append(["all-to-all, per device", *map(_rate, rates)])
     times = ["no path" if e["seconds"] is None else duration(e["seconds"], 4) for e in exchange]
-    rows.append([f"all-to-all of {_bytes(view.asked.num_bytes)} per device", *times])
+    rows.append([f"all-to-all, {_bytes(view.asked.num_bytes)} each", *times])
     if len(states) > 1 and rates[0]:
         rows.append(["change per device", "", _percent(summary.change(*rates))])
     failed = f", failed: {', '.join(view.asked.fails)}" if view.asked.fails else ""
-    _table(f"Fabric (policy {view.route.name}{failed}; line rates)", ["", *states], rows)
+    _table(
+        f"Fabric (policy {view.route.name}{failed}; line rates, links in one direction)", ["", *states], rows
+    )
 
 
 def _print_tiers(view: View) -> None:

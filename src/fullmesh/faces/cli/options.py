@@ -18,9 +18,6 @@ else:  # older releases of Click have no parameter there
 
 Found = TypeVar("Found")
 
-# Fields that report how long something took, wherever they stand in a record.
-ELAPSED = ("engine_s", "build_s", "solve_s", "classes_s", "elapsed_s")
-
 # The same names as in search, sizing, timeline and recipes, which are only imported when a command runs.
 OBJECTIVES = ("time", "energy", "money")
 BASES = ("units", "devices", "packages", "power", "money")
@@ -81,24 +78,6 @@ def searched(search: Callable[[], Found], *, timing: bool) -> tuple[Found, str]:
     start = time.perf_counter()
     found = search()
     return found, f" in {duration(time.perf_counter() - start)}" if timing else ""
-
-
-def timing_apart(record: dict[str, Any], *, leave_out: bool) -> dict[str, Any]:
-    """A record with the fields that report elapsed time under ``timing``, or without them."""
-    timing: dict[str, float] = {}
-
-    def without(value: Any, path: tuple[str, ...]) -> Any:
-        if isinstance(value, list):
-            return [without(v, path) for v in value]
-        if not isinstance(value, dict):
-            return value
-        for key in ELAPSED:
-            if key in value:
-                timing[".".join((*path, key))] = value[key]
-        return {k: without(v, (*path, k)) for k, v in value.items() if k not in ELAPSED}
-
-    out: dict[str, Any] = without(record, ())
-    return out if leave_out or not timing else out | {"timing": timing}
 
 
 def one_format(as_json: bool, as_csv: bool) -> None:

@@ -27,7 +27,7 @@ def report(r: SearchResult, lang: Language) -> list[Table | str]:
         f"{r.model.name}: {formats.parameters(counts.total)} parameters{active}. On {r.machine.num_devices:,} devices "
         f"of {r.machine.name} with {gigabytes(r.machine.chip.hbm_bytes)} each, {label('batch', lang)} {r.gbs:,} x "
         f"{r.seq:,} tokens{said}, {formats.precision(r.precision)}, {r.software.label}; {r.num_enumerated:,} plans "
-        f"enumerated, {r.num_fitting:,} fit.",
+        f"enumerated, {r.num_priced:,} break no rule and are priced, {r.num_fitting:,} of them fit the memory.",
     ]
     if r.substituted:
         out.append(r.substituted + ".")
@@ -82,7 +82,7 @@ def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, l
         heading,
         label("plan", lang),
         *([] if by_time else [label("devices", lang) + ">"]),
-        *(_heading(f.key, best, lang) + (">?" if f.optional else ">") for f in fields),
+        *(_heading(f.key, lang) + (">?" if f.optional else ">") for f in fields),
         label("against_best" if by_time else f"{r.objective}_against_best", lang) + ">",
     )
     for e in estimates:
@@ -98,10 +98,9 @@ def _plans_table(r: SearchResult, estimates: Sequence[Estimate], heading: str, l
     return out
 
 
-def _heading(key: str, best: Estimate, lang: Language) -> str:
-    """A column's label; that of the memory says how much there is."""
-    text = label(key, lang)
-    return text if key != "memory" else f"{text} (of {gigabytes(best.capacity_bytes)})"
+def _heading(key: str, lang: Language) -> str:
+    """A column's label; how much memory there is stands above the table."""
+    return label("memory_short" if key == "memory" else key, lang)
 
 
 def _rejected_table(r: SearchResult, lang: Language) -> Table:

@@ -16,8 +16,8 @@ from fullmesh.units import si_prefix
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fullmesh.replay.replayed import Replayed
-    from fullmesh.replay.wired import WiredCollective
+    from fullmesh.replays.replayed import Replayed
+    from fullmesh.replays.wired import WiredCollective
 
 # Lines of a comparison, and pairs of devices that wait, before the rest is left to --json.
 _MOST_LINES = 24

@@ -17,13 +17,12 @@ from fullmesh.faces.cli.options import (
     json_option,
     lang_option,
     software_option,
-    timing_apart,
     timing_option,
 )
 from fullmesh.glossary import Language
 
 if TYPE_CHECKING:
-    from fullmesh.replay.wired import WiredCollective
+    from fullmesh.replays.wired import WiredCollective
 
 
 @click.command(
@@ -86,9 +85,10 @@ def command(
     from fullmesh.faces.cli.simulate_report import infeasible_line, report
     from fullmesh.faces.cli.tables import show, write_json
     from fullmesh.outcomes.estimate import Infeasible
-    from fullmesh.replay.replayed import changes_between
+    from fullmesh.output.timing import timing_apart
+    from fullmesh.replays.records import replay_record, wired_record
+    from fullmesh.replays.replayed import changes_between
     from fullmesh.study.api import replay
-    from fullmesh.study.records import replay_record, wired_record
     from fullmesh.timeline.trace.measured import read_profile
 
     personal = profile if profile and is_personal(profile) else None
@@ -113,7 +113,7 @@ def command(
         run.write_trace(trace, profile=real, title=f"{e.model.name}, {e.machine.name}, {e.plan.label()}")
     wired: tuple[WiredCollective, ...] = ()
     if level:
-        from fullmesh.replay.wired import wired_collectives
+        from fullmesh.replays.wired import wired_collectives
 
         e = result.estimate
         wired = wired_collectives(e.model, e.machine, e.plan, level)

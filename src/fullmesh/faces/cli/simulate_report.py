@@ -41,6 +41,7 @@ def report(e: Estimate, lang: Language) -> list[Table | str]:
         f"{label('interval', lang)}: {e.interval.basis}. {title('power', lang)}: {e.energy_basis}.",
     ]
     out.append(f"{title('bounds', lang)}: {meaning('bounds')}.")
+    out += [note[:1].upper() + note[1:] + "." for note in e.notes]
     if note := fixed_share_note(e):
         out.append(note[:1].upper() + note[1:] + ".")
     if e.plan.offload_optimizer:
@@ -63,6 +64,7 @@ def _waterfall_table(e: Estimate, fall: Waterfall, lang: Language) -> Table:
         label("step_time", lang) + ">",
         label("share", lang) + ">",
         label("meaning", lang),
+        leading=1,
     )
     for loss in fall.losses:
         if loss.seconds:

@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from fullmesh.faces.cli.options import timing_apart
 from fullmesh.faces.cli.tables import show, table
 from fullmesh.files import write_json
+from fullmesh.output.fields import finite
+from fullmesh.output.timing import timing_apart
 from fullmesh.units import duration, si_prefix
 from fullmesh.validate.decisions import Decisions
 from fullmesh.validate.gate import Check
@@ -23,10 +24,11 @@ from fullmesh.validate.score import Errors, Report, RowScore
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
     """JSON to a file, or to standard output for ``-``."""
+    plain = finite(dict(data))
     if str(path) == "-":
-        click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        write_json(path, data, where="--json")
+        write_json(path, plain, where="--json")
 
 
 def counted(what: str) -> Callable[[int, int], None]:
@@ -52,7 +54,7 @@ def show_decisions(found: Decisions, json_out: Path | None, worst: int) -> None:
     )  # fmt: skip
     for group in record["groups"]:
         figures = (group[k] for k in ("median", "p90", "exploratory_median", "exploratory_p90"))
-        t.add_row(group["group"], f"{group['settings']:,}", *(f"{v:.2f}" for v in figures))
+        t.add_row(group["group"], f"{group['settings']:,}", *("-" if v != v else f"{v:.2f}" for v in figures))
     show(t)
     show(
         f"Pairs of published plans of one setting that differ by more than 5 %: {found.pairs:,}, ordered rightly "
@@ -74,11 +76,12 @@ def show_decisions(found: Decisions, json_out: Path | None, worst: int) -> None:
 
 def percent(value: float) -> str:
     """A share as a percentage."""
-    return "-" if value != value else f"{100 * value:.1f} %"
+    return "-" if value != value else f"{100 * value:z.1f} %"
 
 
 def _lines(heading: str, first: str, rows: Sequence[Errors]) -> Any:
-    t = table(heading, first, "rows", "median", "mean", "90th percentile", "worst", "bias")
+    figures = ("rows>", "median>", "mean>", "90th percentile>", "worst>", "bias>")
+    t = table(heading, first, *figures, leading=1)
     for e in rows:
         t.add_row(
             e.group,
@@ -95,16 +98,18 @@ def _lines(heading: str, first: str, rows: Sequence[Errors]) -> Any:
 def show_report(report: Report, worst: int) -> None:
     """The whole report."""
     show("Absolute error of step time, predicted over published; bias is the median signed error.", "")
-    covered = table("Coverage of pre-training rows with a step time", "", "predicted", "of")
+    covered = table("Pre-training rows with a step time", "", "predicted", "of")
     for name, (done, total) in report.coverage.items():
-        covered.add_row(name, str(done), str(total))
+        if name != "outliers":
+            covered.add_row(name, str(done), str(total))
     show(covered)
-    reasons = Counter((r.status, r.reason) for r in report.rows if r.status != "ok")
-    if reasons:
-        t = table("Rows not scored", "status", "rows", "why")
-        for (status, reason), count in reasons.most_common():
-            t.add_row(status, str(count), reason)
-        show(t)
+    odd, total = report.coverage.get("outliers", (0, 0))
+    if odd:
+        show(
+            f"Left out of the errors as outliers: {odd} of {total:,}, which differ from other publications of the same "
+            "configuration, whatever is predicted.",
+            "",
+        )
     show(_lines("Headline: tiers A and B, pre-training", "how", report.headline))
     for name, rows in report.groups.items():
         heading = {
@@ -118,6 +123,12 @@ def show_report(report: Report, worst: int) -> None:
     for name, (count, share) in report.interval_coverage.items():
         coverage.add_row(name, str(count), percent(share))
     show(coverage)
+    reasons = Counter((r.status, r.reason) for r in report.rows if r.status != "ok")
+    if reasons:
+        t = table("Rows not scored", "status", "rows", "why")
+        for (status, reason), count in reasons.most_common():
+            t.add_row(status, str(count), reason)
+        show(t)
     if report.alternatives:
         show(_lines("Where the source does not name the bin of the chip", "machine", report.alternatives))
     if report.memory:

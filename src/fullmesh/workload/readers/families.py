@@ -55,6 +55,8 @@ class Family:
         Layers with one learned logit a head in the softmax.
     head_dim : int
         Default, 0 where it is hidden size over heads.
+    first_dense : tuple of (str, int)
+        Dense layers before the first one with experts where no key says which have some, and the key that would.
     defaults : tuple of (str, value)
         Values of the configuration class that published files of the family leave out.
     harmless : set of str
@@ -83,6 +85,7 @@ class Family:
     sinks: Literal["", "all", "sliding"] = ""
     head_dim: int = 0
     head_bias: bool = False
+    first_dense: tuple[str, int] = ("first_k_dense_replace", 0)
     defaults: tuple[tuple[str, object], ...] = ()
     harmless: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
@@ -101,6 +104,10 @@ _GPT = Family(
 )  # fmt: skip
 _MLA = Family(kind="latent")
 _MLA_MOE = Family(kind="latent", moe=True)
+_ONE_DENSE = ("first_k_dense_replace", 1)
+_THREE_DENSE = ("first_k_dense_replace", 3)
+_MLA_THREE_DENSE = _but(_MLA_MOE, first_dense=_THREE_DENSE)
+_MLA_ONE_DENSE = _but(_MLA_MOE, first_dense=_ONE_DENSE)
 _GEMMA = Family(tied=True, head_dim=256)
 _GEMMA2 = _but(_GEMMA, sandwich=True, windows="even")
 _GEMMA3 = _but(
@@ -122,7 +129,7 @@ _COHERE = Family(tied=True, one_norm=True, qk_norm="each")
 _PARALLEL = Family(
     gated=False, norm="layernorm", one_norm=True, mlp_bias=True, head_bias=True, without=_PLAIN
 )
-_GLM_MOE = Family(moe=True, bias_of="qkv", qk_norm="head")
+_GLM_MOE = Family(moe=True, bias_of="qkv", qk_norm="head", first_dense=_ONE_DENSE)
 _GRANITE_MOE = Family(moe=True, expert_ffn="dense", without=_SHARED_KEY)
 
 FAMILIES: dict[str, Family] = {
@@ -198,19 +205,28 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": _GLM_MOE,
     "sarvam_moe": _but(_GLM_MOE, head_dim=64),
     "exaone4": _but(_LLAMA, qk_norm="head", windows="pattern", without=_BIAS),
-    "exaone_moe": Family(moe=True, qk_norm="head", windows="pattern", without=_BIAS),
-    "hy_v3": Family(moe=True, qk_norm="head", head_dim=128),
+    "exaone_moe": Family(moe=True, qk_norm="head", windows="pattern", first_dense=_ONE_DENSE, without=_BIAS),
+    "hy_v3": Family(moe=True, qk_norm="head", head_dim=128, first_dense=_ONE_DENSE),
     "solar_open": Family(moe=True, head_dim=128),
     "dots1": Family(moe=True, qk_norm="head", windows="upper"),
-    "afmoe": Family(moe=True, qk_norm="head", sandwich=True, windows="pattern", head_dim=128),
-    "beam": Family(moe=True, qk_norm="head", sandwich=True, head_dim=128, without=_SHARED_KEY),
+    "afmoe": Family(
+        moe=True,
+        qk_norm="head",
+        sandwich=True,
+        windows="pattern",
+        head_dim=128,
+        first_dense=("num_dense_layers", 1),
+    ),
+    "beam": Family(
+        moe=True, qk_norm="head", sandwich=True, head_dim=128, first_dense=_THREE_DENSE, without=_SHARED_KEY
+    ),
     "aria_text": Family(moe=True, expert_ffn="dense"),
-    "ernie4_5_moe": Family(moe=True, tied=True, without=_BIAS),
+    "ernie4_5_moe": Family(moe=True, tied=True, first_dense=("moe_layer_start_index", 1), without=_BIAS),
     "flint": Family(moe=True, qk_norm="head", sinks="all", head_dim=128, without=_BIAS),
     "kolibri1": Family(moe=True, qk_norm="head", sandwich=True, head_dim=128, without=_BIAS),
-    "laguna": Family(moe=True, qk_norm="head", head_dim=128),
+    "laguna": Family(moe=True, qk_norm="head", head_dim=128, first_dense=_ONE_DENSE),
     "mellum": Family(moe=True, qk_norm="head", head_dim=128, without=_SHARED_KEY),
-    "mimo_v2_flash": Family(moe=True, sinks="sliding", without=_SHARED_KEY),
+    "mimo_v2_flash": Family(moe=True, sinks="sliding", first_dense=_ONE_DENSE, without=_SHARED_KEY),
     "minimax_m2": Family(
         moe=True, expert_ffn="dense", qk_norm="wide", head_dim=128, without=_BIAS | _SHARED_KEY
     ),
@@ -290,14 +306,14 @@ FAMILIES: dict[str, Family] = {
     ),
     "doge": _but(_LLAMA, qk_norm="head"),
     "deepseek_v2": _MLA_MOE,
-    "deepseek_v3": _MLA_MOE,
-    "deepseek_v32": _MLA_MOE,
-    "glm_moe_dsa": _MLA_MOE,
-    "kimi_k2": _MLA_MOE,
-    "kimi_k25": _MLA_MOE,
-    "glm4_moe_lite": _MLA_MOE,
-    "sarvam_mla": _MLA_MOE,
-    "axk1": _MLA_MOE,
+    "deepseek_v3": _MLA_THREE_DENSE,
+    "deepseek_v32": _MLA_THREE_DENSE,
+    "glm_moe_dsa": _MLA_THREE_DENSE,
+    "kimi_k2": _MLA_THREE_DENSE,
+    "kimi_k25": _MLA_THREE_DENSE,
+    "glm4_moe_lite": _MLA_ONE_DENSE,
+    "sarvam_mla": _MLA_ONE_DENSE,
+    "axk1": _MLA_ONE_DENSE,
     "minicpm3": Family(kind="latent", tied=True),
     "youtu": Family(kind="latent", tied=True),
     "pangu_ultra_moe": Family(kind="latent", sandwich=True, moe=True),
@@ -322,6 +338,7 @@ FAMILIES: dict[str, Family] = {
         tied=True,
         qk_norm="head",
         moe=True,
+        first_dense=("num_dense_layers", 2),
         harmless=frozenset(("use_expert_bias",)),
         without=_BIAS | _SHARED_KEY,
     ),

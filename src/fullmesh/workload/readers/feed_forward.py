@@ -210,12 +210,13 @@ def _by_rule(c: Config, family: Family, num_layers: int, *, told: bool) -> dict[
         ("gemma4", "qwen3_5", "lara", "kolibri")
     )
     if not key and not told and family.expert_ffn == "own" and not never_dense:
-        # every layer has experts, as far as the configuration says
+        # the configuration does not say which layers have experts: those of the family's own class
         if by_exception and "mlp_only_layers" not in c.values:
             c.assumed["mlp_only_layers"] = []
         elif not by_exception:
-            c.assumed["first_k_dense_replace"] = 0
-            if not c.has("moe_layer_freq"):
+            name, usual = family.first_dense
+            c.assumed[name] = first = min(usual, num_layers)
+            if not first and not c.has("moe_layer_freq"):
                 c.assumed["mlp_layer_types"] = "all sparse"
     if first > num_layers:
         raise c.error(

@@ -1,4 +1,4 @@
-"""The script that writes the figures of the pages, as a module."""
+"""The scripts of the repository as modules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme_numbers", ROOT / "scripts" / "readme_numbers.py")
+def load_script(name: str) -> ModuleType:
+    """``scripts/NAME.py``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["readme_numbers"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-numbers = load_script()
+numbers = load_script("readme_numbers")

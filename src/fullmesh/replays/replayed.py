@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from fullmesh.cost.stages import Stages
 from fullmesh.cost.step import TRAFFIC
 from fullmesh.errors import PlanError
 from fullmesh.outcomes.estimate import Estimate
-from fullmesh.replay.chunks import (
+from fullmesh.output import formats
+from fullmesh.output.result import Result
+from fullmesh.output.timing import timing_apart
+from fullmesh.replays.chunks import (
     SENDS,
     SHARDED,
     Pipeline,
@@ -46,8 +49,8 @@ class Cause:
     share: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
+class Replayed(Result):
     """A plan with its estimate and its replay.
 
     Parameters
@@ -72,6 +75,35 @@ class Replayed:
     causes: tuple[Cause, ...]
     undisturbed_step_s: float
     after_passes: Mapping[str, float]
+
+    def __str__(self) -> str:
+        if self.simulation is None:
+            return f"{self.estimate}; the replay cannot run: {self.reason}"
+        off = formats.percent(self.difference, 2)
+        return f"{self.estimate}; replayed {formats.seconds(self.simulation.step_s)} (closed form {off} off)"
+
+    def summary(self) -> str:
+        """Model, machine and plan with its step, priced and replayed."""
+        e = self.estimate
+        return f"{e.model.name} on {e.plan.num_devices:,} devices of {e.machine.name}, {self}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain values; what the replay itself took stands under ``timing``."""
+        from fullmesh.replays.records import replay_record
+
+        return timing_apart(replay_record(self))
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row: plan, figures of the estimate, figures of the replay."""
+        from fullmesh.replays.records import replay_row
+
+        return [replay_row(self)]
+
+    def html_rows(self) -> list[Sequence[str]]:
+        """Labels and figures of the estimate, and where the replayed step goes."""
+        path = [(kind, formats.seconds(value)) for kind, value in self.critical_path_s().items()]
+        step = "-" if self.simulation is None else formats.seconds(self.simulation.step_s)
+        return [*self.estimate.html_rows(), ("replayed step", step), *path]
 
     def critical_path_s(self) -> dict[str, float]:
         """Seconds of the critical path by kind; the optimizer without the traffic that goes with it."""
@@ -151,7 +183,7 @@ def replay_plan(
     network = None
     if engine == "fabric":
         # the wired graph is read only for the engine that shares its links
-        from fullmesh.replay.links import sends_on_links
+        from fullmesh.replays.links import sends_on_links
 
         network = sends_on_links(machine, costs, perturbation, every_rank=every_rank)
     simulation = run_timeline(

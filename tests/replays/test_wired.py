@@ -10,7 +10,7 @@ import pytest
 from fullmesh.errors import PlanError
 from fullmesh.machine import load_machine
 from fullmesh.plan import Plan
-from fullmesh.replay.wired import plan_collectives, wired_collectives
+from fullmesh.replays.wired import plan_collectives, wired_collectives
 from fullmesh.workload.readers.huggingface import load_model
 
 CommandLine = Callable[..., tuple[int, str, str]]

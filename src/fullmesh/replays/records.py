@@ -1,4 +1,4 @@
-"""A replayed step and its collectives as plain records for ``--json``: SI units, named in the keys."""
+"""A replayed step and its collectives as plain records and rows: SI units, named in the keys."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from fullmesh.outcomes.fields import estimate_record
+from fullmesh.outcomes.fields import ESTIMATE_FIELDS, estimate_record, plan_row
+from fullmesh.output.fields import row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fullmesh.replay.replayed import Replayed
-    from fullmesh.replay.wired import WiredCollective
+    from fullmesh.replays.replayed import Replayed
+    from fullmesh.replays.wired import WiredCollective
     from fullmesh.timeline.changes import Change
     from fullmesh.timeline.trace.measured import OperatorDifference
 
@@ -48,6 +49,24 @@ def replay_record(
     if changes:
         out["against"] = [dataclasses.asdict(c) | {"change_s": c.change_s} for c in changes]
     return out
+
+
+def replay_row(r: Replayed) -> dict[str, Any]:
+    """A replayed plan as one flat row: the columns of an estimate, but ``step_s`` is the replay's, and what it adds."""
+    run = r.simulation
+    figures = {} if run is None else run.summary()
+    return (
+        plan_row(r.estimate.plan)
+        | row(ESTIMATE_FIELDS, r.estimate)
+        | {
+            "step_s": figures.get("step_s"),
+            "closed_form_step_s": r.estimate.step_s,
+            "difference": _number(r.difference),
+            "undisturbed_step_s": _number(r.undisturbed_step_s),
+            "cannot_run": r.reason or None,
+        }
+        | {key: figures.get(key) for key in ("bubble_fraction", "peak_bytes", "peak_rank", "tasks", "engine")}
+    )
 
 
 def wired_record(collectives: Sequence[WiredCollective]) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ from fullmesh.machine import load_machine
 from fullmesh.outcomes.estimate import Estimate, Evaluation, estimate, evaluate
 from fullmesh.plan import Plan, Plans
 from fullmesh.plan.software import software_of
-from fullmesh.replay.chunks import pipeline_costs, timeline_schedule
-from fullmesh.replay.links import sends_on_links
-from fullmesh.replay.replayed import Replayed, changes_between, replay_plan
+from fullmesh.replays.chunks import pipeline_costs, timeline_schedule
+from fullmesh.replays.links import sends_on_links
+from fullmesh.replays.replayed import Replayed, changes_between, replay_plan
 from fullmesh.search.space import Question, candidates
 from fullmesh.timeline.perturb import parse_perturbation
 from fullmesh.timeline.simulate import simulate
