@@ -13,7 +13,7 @@ import click
 
 from fullmesh import values as values_of
 from fullmesh.errors import ScenarioError
-from fullmesh.faces.cli.options import InputFile, OutputFile, timing_apart, timing_option
+from fullmesh.faces.cli.options import InputFile, OutputFile, tell, timing_apart, timing_option
 from fullmesh.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def command(
     num_bytes = _positive(size, "--bytes")
     before = load_topology(machine, devices)
     for note in report.notes(before):
-        click.echo(f"note: {note}", err=True)
+        tell(f"note: {note}")
     after = load_topology(machine, units=scale) if scale is not None else before
     if oversubscription is not None:
         after = whatif.oversubscribed(after, oversubscription)
@@ -208,7 +208,7 @@ def command(
         out["experts"] = [dataclasses.asdict(r) for r in found_rows]
     if svg:
         write_svg(after, svg)
-        click.echo(f"drawing written to {svg}", err=True)
+        tell(f"drawing written to {svg}")
     if as_json:
         click.echo(json.dumps(timing_apart(out, leave_out=no_timing), indent=1))
         return

@@ -8,6 +8,7 @@ import click
 
 from fullmesh.faces.cli.tables import show as show_tables
 from fullmesh.faces.cli.tables import table
+from fullmesh.language import say
 from fullmesh.output.formats import change
 from fullmesh.units import duration, si_prefix
 
@@ -50,7 +51,7 @@ def show(
 ) -> None:
     from fullmesh.network import summary as report
 
-    click.echo(f"{after.title}: {after.num_devices} devices (one device is one {after.device_basis})")
+    click.echo(say(f"{after.title}: {after.num_devices} devices (one device is one {after.device_basis})"))
     states = [("before", out["before"]), ("after", out["after"])] if changed else [("now", out)]
     names = [n for n, _ in states]
     rows: list[list[str]] = [["devices", *(str(s["devices"]) for _, s in states)]]
@@ -204,10 +205,11 @@ def _print_measured(data: dict[str, Any]) -> None:
             ],
         )
     for name, figures in data["summary"].items():
-        click.echo(
+        line = (
             f"  {name}: {figures['points']:.0f} points, median error {100 * figures['median']:.1f} %, "
             f"90th percentile {100 * figures['p90']:.1f} %"
         )
+        click.echo(say(line))
 
 
 def _quantity(name: str, value: float) -> str:
