@@ -48,7 +48,7 @@ _TWO_CELLS = re.compile(
 _HALF_WIDTH = re.compile(f"(?<=[{_WIDE}）])(?:, |: )")
 _FULL = "，。；：、（）“”《》！？…"
 # signs that join what was said before; a text that begins with one, or with a blank, continues another
-_CONTINUES = (" ", ",", ";", ":", ")")
+_CONTINUES = (" ", ",", ";", ":", ")", ".")
 _SENTENCE_END = re.compile(r"(?<=[.。])\s+(?=[A-Z`“\"'\u4e00-\u9fff])")
 # between what stands side by side, outside quotes and brackets, loosest first
 _JOINTS = (("; ", "；"), (": ", "："), (", and ", "，"), (" and ", " 和 "), (" or ", " 或 "), (", ", "，"))

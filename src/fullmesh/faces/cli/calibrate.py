@@ -112,10 +112,32 @@ def published(out: Path | None, date: datetime.datetime | None) -> None:
     rows = read_results()
     fit = fit_published(rows, tell)
     write_step_fit(fit, rows, folder, (date or datetime.datetime.now()).date())
+    tell(f"wrote {', '.join(STEP_FILES)} to {folder}")
 
 
-from fullmesh.faces.cli.helping import Group
-from fullmesh.faces.cli.options import InputFile, OutputFile, tell
+@command.command()
+@click.argument("runs", type=InputFile())
+@click.option("--out", type=OutputFile(".json"), required=True, help="Profile to write, for --profile.")
+def results(runs: str, out: Path) -> None:
+    """Runs of your own, a CSV file, as a personal profile.
+
+    A row needs a model, a device (gpu or machine), n_gpus, seq, gbs, the degrees of its plan, and step_s or tok_s_gpu;
+    columns are those of the published results.
+    """
+    from fullmesh.calibrate.effects.personal import fit_own, write_personal
+    from fullmesh.evidence.results import read_results
+    from fullmesh.faces.cli.tables import show, table
+    from fullmesh.output.formats import seconds
+
+    personal, found = fit_own(read_results(runs))
+    write_personal(personal, out)
+    rows = table("Your runs", "run", "model", "plan", "measured>", "shipped>", "with profile>", "left out>")
+    for run in found:
+        off = ["-" if math.isnan(s) else f"{100 * (s / run.measured_s - 1):+.1f} %"
+               for s in (run.before_s, run.after_s, run.left_out_s)]  # fmt: skip
+        rows.add_row(run.id, run.model, run.plan, seconds(run.measured_s), *off)
+    show(rows, "Left out: predicted by a profile made of the other runs.")
+    tell(f"wrote {out}")
 
 
 @command.command()
