@@ -13,7 +13,9 @@ from pathlib import Path
 # Lowest first. Rooms of one level do not see each other.
 LEVELS = [
     ["errors"],
-    ["units", "glossary", "data", "files", "compiled"],
+    ["units", "glossary", "data", "files"],
+    ["language"],
+    ["compiled"],
     ["output"],
     ["values"],
     ["reading"],

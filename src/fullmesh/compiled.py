@@ -24,6 +24,8 @@ from numba import njit, types
 from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
+from fullmesh.language import say
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).parent
@@ -40,7 +42,7 @@ def _say(key: str, text: str) -> None:
         return
     _said.add(key)
     try:
-        print(f"fullmesh: {text}", file=sys.stderr, flush=True)
+        print(say(f"fullmesh: {text}"), file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         return
 

@@ -45,7 +45,13 @@ def test_every_option_is_on_the_page_or_explained_by_help() -> None:
     text = CliRunner().invoke(cli, ["fabric", "--help"]).output
     options = {o for p in command.params for o in p.opts if o.startswith("--")}
     assert all(o in text for o in options)
-    assert {o for o in options if o not in PAGE} <= {"--bytes", "--queue-pairs", "--level", "--no-timing"}
+    assert {o for o in options if o not in PAGE} <= {
+        "--bytes",
+        "--queue-pairs",
+        "--level",
+        "--no-timing",
+        "--lang",
+    }
     assert all(f"`{kind}`" in PAGE for kind in WIRING_KINDS)
 
 

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import click
 
-from fullmesh.faces.cli.options import InputFile, OutputFile
+from fullmesh.faces.cli.helping import Group
+from fullmesh.faces.cli.options import InputFile, OutputFile, tell
 from fullmesh.files import check_writable, make_folder
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _shipped(name: str) -> Path:
@@ -37,7 +34,7 @@ _PACKAGE = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Fit operator, collective and step profiles to measurements.
 
@@ -62,9 +59,9 @@ def operators(folder: Path | None, package: bool, out: Path | None) -> None:
     _one_of(folder, package)
     target = out or _shipped("operators.json")
     check_writable(target)
-    content = fit_operator_profiles(folder, report=_say) if folder else fit_operators_to_package(report=_say)
+    content = fit_operator_profiles(folder, report=tell) if folder else fit_operators_to_package(report=tell)
     write_profiles(content, target)
-    _say(f"wrote {target}")
+    tell(f"wrote {target}")
 
 
 @command.command()
@@ -88,7 +85,7 @@ def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
     target = out or _shipped("collectives.json")
     check_writable(target)
     write_profile(fit_collectives(folder) if folder else fit_collectives_to_package(), target)
-    _say(f"wrote {target}")
+    tell(f"wrote {target}")
     if folder and out is None:
         # the shipped points say which of them the shipped curves have seen
         write_points(fit_times(gather(folder))[1])
@@ -113,9 +110,9 @@ def published(out: Path | None, date: datetime.datetime | None) -> None:
     for name in STEP_FILES:
         check_writable(folder / name)
     rows = read_results()
-    fit = fit_published(rows, _say)
+    fit = fit_published(rows, tell)
     write_step_fit(fit, rows, folder, (date or datetime.datetime.now()).date())
-    _say(f"wrote {', '.join(STEP_FILES)} to {folder}")
+    tell(f"wrote {', '.join(STEP_FILES)} to {folder}")
 
 
 @command.command()
@@ -140,7 +137,7 @@ def results(runs: str, out: Path) -> None:
                for s in (run.before_s, run.after_s, run.left_out_s)]  # fmt: skip
         rows.add_row(run.id, run.model, run.plan, seconds(run.measured_s), *off)
     show(rows, "Left out: predicted by a profile made of the other runs.")
-    _say(f"wrote {out}")
+    tell(f"wrote {out}")
 
 
 @command.command()
@@ -152,4 +149,4 @@ def here(device: str, out: Path) -> None:
     from fullmesh.here.calibration import calibrate_here
 
     write_json(out, calibrate_here(device=device).as_json())
-    _say(f"wrote {out}")
+    tell(f"wrote {out}")

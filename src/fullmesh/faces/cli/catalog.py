@@ -13,6 +13,8 @@ import click
 from fullmesh.catalog.facts import COLUMNS, Fact
 from fullmesh.errors import CatalogError
 from fullmesh.faces.cli.catalog_models import model, models
+from fullmesh.faces.cli.helping import Group
+from fullmesh.faces.cli.options import tell
 from fullmesh.faces.cli.tables import show as show_tables
 from fullmesh.faces.cli.tables import table
 from fullmesh.machine.describe import (
@@ -49,6 +51,7 @@ _PLAIN_WIDTH = 10_000  # where standard output is no terminal and COLUMNS is not
 
 
 @click.group(
+    cls=Group,
     invoke_without_command=True,
     help="""List chips, machines and facts; every figure has a unit, a basis, a kind and a source.
 
@@ -110,9 +113,8 @@ def command(
         _print(_fact_table(facts, sources, title=f"{len(facts)} facts{about}"), sources.table())
     else:
         _print(_chip_table(all_chips()), _machine_table(all_machines()))
-        click.echo(
-            f"{len(facts)} facts: --facts, --conflicts or a filter lists them; `show NAME` prints one in full.",
-            err=True,
+        tell(
+            f"{len(facts)} facts: --facts, --conflicts or a filter lists them; `show NAME` prints one in full."
         )
 
 
@@ -177,7 +179,7 @@ class _Sources:
         return str(self._numbers.setdefault((source, date), len(self._numbers) + 1))
 
     def table(self) -> Table:
-        out = table("Sources", "no.>", "source", "date")
+        out = table("Sources", "no.>", "source=", "date")
         for (source, date), number in self._numbers.items():
             out.add_row(str(number), source, date)
         return out
@@ -200,8 +202,8 @@ def _chip_table(chips: Sequence[Chip]) -> Table:
     out = table(
         "Chips (dense peak of the matrix units per device, FLOP/s or OP/s; memory that a process sees)",
         *(
-            "id",
-            "name",
+            "id=",
+            "name=",
             "device?",
             "BF16>",
             "FP16>?",
@@ -230,9 +232,9 @@ def _machine_table(records: Sequence[MachineRecord]) -> Table:
     out = table(
         "Machines (in their default size)",
         *(
-            "id",
-            "also?",
-            "chip",
+            "id=",
+            "also?=",
+            "chip=",
             "devices>",
             "unit?",
             "fabric, innermost first (per device and direction)",
@@ -260,8 +262,8 @@ def _machine_table(records: Sequence[MachineRecord]) -> Table:
 def _fact_table(facts: Sequence[Fact], sources: _Sources, *, title: str) -> Table:
     """One row a fact; a column of items only where there are several."""
     several = len({fact.item for fact in facts}) > 1
-    columns = ("parameter", "value>", "basis", "kind", "status?", "source>", "note?")
-    out = table(title, *(("item",) if several else ()), *columns)
+    columns = ("parameter=", "value>", "basis", "kind", "status?", "source>", "note?=")
+    out = table(title, *(("item=",) if several else ()), *columns)
     for fact in facts:
         basis = fact.basis if fact.direction == "-" else f"{fact.basis}; {fact.direction}"
         out.add_row(

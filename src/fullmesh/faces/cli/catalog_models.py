@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fullmesh.faces.cli.options import InputFile, OutputFile
+from fullmesh.faces.cli.options import InputFile, OutputFile, tell
 
 if TYPE_CHECKING:
     from fullmesh.workload.readers.describe import ModelDescription
@@ -42,9 +42,7 @@ def models(as_json: bool) -> None:
             line.kind,
         )
     show(out)
-    click.echo(
-        "`fullmesh catalog model NAME` prints one in full; a config.json works in its place.", err=True
-    )
+    tell("`fullmesh catalog model NAME` prints one in full; a config.json works in its place.")
 
 
 @click.command(
@@ -96,7 +94,7 @@ def _operators(d: ModelDescription, csv_file: Path | None, *, as_json: bool) -> 
     rows = operator_table(d.model)
     if csv_file is not None:
         rows.save(csv_file)
-        click.echo(f"operators written to {csv_file}", err=True)
+        tell(f"operators written to {csv_file}")
         return
     if as_json:
         write_json({"model": d.model.id, "operators": list(rows.records())})

@@ -21,6 +21,7 @@ from fullmesh.faces.cli.options import (
     searched,
     seq_option,
     software_option,
+    tell,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -91,6 +92,6 @@ def command(
         show(*report(result, lang))
     say_notes(result.model)
     columns = {id(c): c for c in (*result.columns, *result.equal_packages)}.values()
-    click.echo(f"{sum(c.found.num_priced for c in columns):,} plans priced{took}", err=True)
+    tell(f"{sum(c.found.num_priced for c in columns):,} plans priced{took}")
     if not any(c.best for c in result.columns):
         sys.exit(NO_PLAN)

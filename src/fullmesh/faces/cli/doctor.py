@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from fullmesh import __version__
-from fullmesh.faces.cli.options import json_option
+from fullmesh.faces.cli.options import json_option, tell
+from fullmesh.language import say
 
 # distribution -> what needs it; without these nothing runs
 NEEDED = {
@@ -102,11 +103,11 @@ def command(as_json: bool) -> None:
         cache = {"folder": str(folder), "writable": writable}
         write_json({**head, "cache": cache, "parts": [dataclasses.asdict(p) for p in found]})
     elif "rich" in missing:
-        click.echo(f"missing: {', '.join(missing)}")
+        click.echo(say(f"missing: {', '.join(missing)}"))
     else:
         from fullmesh.faces.cli.tables import show, table
 
-        shown = table("", "part", "version", "needed for", "to install")
+        shown = table("", "part=", "version", "needed for", "to install=")
         for p in found:
             shown.add_row(p.name, p.version or "missing", p.use, p.install)
         show(
@@ -117,5 +118,5 @@ def command(as_json: bool) -> None:
             "Shell completion: docs/reference.md says how.",
         )
     if missing:
-        click.echo("nothing runs without " + ", ".join(missing) + ": pip install fullmesh", err=True)
+        tell("nothing runs without " + ", ".join(missing) + ": pip install fullmesh")
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fullmesh.faces.cli.options import InputFile, OutputFile, timing_option
+from fullmesh.faces.cli.options import InputFile, OutputFile, tell, timing_option
 
 
 @click.command(
@@ -94,7 +94,7 @@ def command(machine: str, svg: Path | None, as_json: bool, no_timing: bool, **op
     asked.check()
     before = load_topology(machine, asked.devices)
     for note in report.notes(before):
-        click.echo(f"note: {note}", err=True)
+        tell(f"note: {note}")
     view = View(asked=asked, before=before, after=what_if(asked, machine, before))
     out: dict[str, Any] = {}
     for name, fabric in (("before", before), ("after", view.after)) if asked.changes else (("now", before),):
@@ -102,7 +102,7 @@ def command(machine: str, svg: Path | None, as_json: bool, no_timing: bool, **op
     out |= {name: answer(view) for name, answer in ANSWERS.items() if getattr(asked, name)}
     if svg:
         write_svg(view.after, svg)
-        click.echo(f"drawing written to {svg}", err=True)
+        tell(f"drawing written to {svg}")
     if as_json:
         from fullmesh.output.timing import timing_apart
 

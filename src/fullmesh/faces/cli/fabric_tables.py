@@ -10,6 +10,7 @@ import click
 from fullmesh.faces.cli.fabric_answers import View
 from fullmesh.faces.cli.tables import show as show_tables
 from fullmesh.faces.cli.tables import table
+from fullmesh.language import say
 from fullmesh.network import summary
 from fullmesh.output.formats import change
 from fullmesh.units import duration, si_prefix
@@ -41,7 +42,7 @@ def _table(title: str, header: list[str], rows: list[list[str]], *, leading: int
 def show(view: View, out: dict[str, Any]) -> None:
     """Print the fabric and every part of the answer."""
     after = view.after
-    click.echo(f"{after.title}: {after.num_devices} devices (one device is one {after.device_basis})")
+    click.echo(say(f"{after.title}: {after.num_devices} devices (one device is one {after.device_basis})"))
     _print_fabric(view, {name: out[name] for name in ("before", "after", "now") if name in out})
     _print_tiers(view)
     if "failures" in out:
@@ -196,10 +197,11 @@ def _print_measured(data: dict[str, Any]) -> None:
             ],
         )
     for name, figures in data["summary"].items():
-        click.echo(
+        line = (
             f"  {name}: {figures['points']:.0f} points, median error {100 * figures['median']:.1f} %, "
             f"90th percentile {100 * figures['p90']:.1f} %"
         )
+        click.echo(say(line))
 
 
 def _quantity(name: str, value: float) -> str:

@@ -20,6 +20,8 @@ import click
 from fullmesh import __version__
 from fullmesh.errors import FullmeshError, ScenarioError, did_you_mean
 from fullmesh.faces.cli.examples import attach
+from fullmesh.faces.cli.helping import Group, speak
+from fullmesh.language import chosen, say, say_error, use
 
 # name -> (module, one-line help); the help stands here so that `--help` imports nothing else.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -52,7 +54,7 @@ _FULL_HINT = "make room on the disk, or send the output elsewhere"
 _signals: list[int] = []
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -63,7 +65,7 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
-        return attach(command, cmd_name)
+        return attach(speak(command), cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -87,6 +89,9 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="fullmesh")
 def cli() -> None:
     """A virtual supernode: what a model costs to train on CloudMatrix 384, GB200 NVL72 and GPU clusters."""
+
+
+speak(cli)
 
 
 def main() -> None:
@@ -125,16 +130,18 @@ def _take_signals() -> dict[int, Any]:
 
 def _outcome() -> int:
     """Run the command and turn whatever ends it into an exit code, with its message."""
+    use("en")
     try:
+        use(chosen(sys.argv[1:]))
         returned = cli.main(prog_name="fullmesh", standalone_mode=False)
         return returned if isinstance(returned, int) else 0
     except FullmeshError as error:
-        _tell(error.render())
+        _tell(say_error(error))
         return MISTAKE
     except click.ClickException as error:
         # a group without a command shows its help
         bare = type(error).__name__ == "NoArgsIsHelpError"
-        _tell(error.format_message() if bare else _of_click(error).render())
+        _tell(error.format_message() if bare else say_error(_of_click(error)))
         return MISTAKE
     except (click.Abort, KeyboardInterrupt):
         return _interrupted()
@@ -153,7 +160,7 @@ def _outcome() -> int:
             raise
         return _cannot_write(error)
     except MemoryError:
-        _tell("error: out of memory\n\nhint: ask for fewer devices, micro-batches or events")
+        _tell(say("error: out of memory\n\nhint: ask for fewer devices, micro-batches or events"))
         return MISTAKE
     except BaseException:
         if _signals:  # an interrupt in the middle of an import may come out as any error
@@ -165,12 +172,12 @@ def _interrupted() -> int:
     # a second interrupt would only disturb the end
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _tell("interrupted")
+    _tell(say("interrupted"))
     return INTERRUPTED
 
 
 def _cannot_write(error: OSError) -> int:
-    _tell(f"error: cannot write the output: {error.strerror}\n\nhint: {_FULL_HINT}")
+    _tell(say(f"error: cannot write the output: {error.strerror}\n\nhint: {_FULL_HINT}"))
     # what is still in the buffer cannot be written either; without this the interpreter would try, and complain
     _drop(1)
     return MISTAKE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
+from fullmesh.faces.cli.options import tell
 
 if TYPE_CHECKING:
     from fullmesh.workload import ModelSpec
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 def say_notes(model: ModelSpec) -> None:
     """One line a note on standard error, where it disturbs no data."""
     for note in model.notes:
-        click.echo(f"note: {model.name}: {note}", err=True)
+        tell(f"note: {model.name}: {note}")

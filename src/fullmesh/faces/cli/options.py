@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fullmesh.faces.cli.helping import lang_option
+from fullmesh.language import say
+
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
     _PathType = click.ParamType[Path]
@@ -28,9 +31,8 @@ PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 # Exit code where every plan breaks a limit: an answer, but not the one that was hoped for.
 NO_PLAN = 3
 
-lang_option = click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the labels."
-)
+__all__ = ["lang_option"]
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write JSON (SI units, named in the keys)."
 )
@@ -69,12 +71,17 @@ profile_option = click.option(
 offload_option = click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
 
 
+def tell(text: str) -> None:
+    """A line of talk on standard error, in the language that is asked for."""
+    click.echo(say(text), err=True)
+
+
 def searched(search: Callable[[], Found], *, timing: bool) -> tuple[Found, str]:
     """What a search found, and in words how long it took, or nothing; on a terminal it is said that it runs."""
     from fullmesh.units import duration
 
     if sys.stderr.isatty():
-        click.echo("searching ...", err=True)
+        tell("searching ...")
     start = time.perf_counter()
     found = search()
     return found, f" in {duration(time.perf_counter() - start)}" if timing else ""

@@ -23,6 +23,7 @@ from fullmesh.faces.cli.options import (
     searched,
     seq_option,
     software_option,
+    tell,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -79,8 +80,8 @@ def command(
         show(*report(found, lang))
     if export is not None and found.best is not None:
         export_launch(found, export)
-        click.echo(f"launch settings written to {export}", err=True)
+        tell(f"launch settings written to {export}")
     say_notes(found.model)
-    click.echo(f"{found.num_priced:,} plans priced{took}", err=True)
+    tell(f"{found.num_priced:,} plans priced{took}")
     if found.best is None:
         sys.exit(NO_PLAN)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from fullmesh.language import fold, say, words
+
 # A column of text is not made narrower than this where words allow it.
 _TEXT_WIDTH = 16
 # Names of lines get this much first.
@@ -33,11 +35,14 @@ class Sheet(Table):
         self.heading = title
         self.leading = leading
         self.optional: list[int] = []
+        self.quoted: list[int] = []
 
-    def add(self, name: str, *, right: bool = False, optional: bool = False) -> None:
-        """One more column; ``right`` for figures."""
+    def add(self, name: str, *, right: bool = False, optional: bool = False, quoted: bool = False) -> None:
+        """One more column; ``right`` for figures, ``quoted`` for what is the same in every language."""
         if optional:
             self.optional.append(len(self.columns))
+        if quoted:
+            self.quoted.append(len(self.columns))
         self.add_column(name, justify="right" if right else "left", overflow="fold")
 
     def fitted(self, width: int) -> list[Table | Text]:
@@ -55,7 +60,7 @@ class Sheet(Table):
         out += [self._part(part, width) for part in parts]
         if dropped:
             names = ", ".join(str(self.columns[i].header) for i in sorted(dropped))
-            out.append(Text(f"not shown at this width: {names}\n"))
+            out.append(Text(say(f"not shown at this width: {names}") + "\n"))
         return out
 
     def _split(self, kept: Sequence[int], width: int) -> list[list[int]]:
@@ -77,6 +82,8 @@ class Sheet(Table):
             column = copy.copy(self.columns[index])
             column._index = place
             column.width = widths[place]
+            column._cells = [fold(str(cell), widths[place]) for cell in column._cells]
+            column.header = fold(str(column.header), widths[place])
             out.columns.append(column)
         return out
 
@@ -130,7 +137,10 @@ def _least(column: Column) -> int:
     if column.justify == "right":
         # a figure stays whole; its heading may wrap at words
         cells = max((cell_len(str(cell)) for cell in column._cells), default=0)
-        return max(cells, *(cell_len(word) for word in str(column.header).split(" ")))
-    word = max((cell_len(word) for text in _texts(column) for word in text.split()), default=0)
+        heading = str(column.header)
+        word = max((cell_len(word) for word in words(heading)), default=0)
+        # a Chinese heading may break anywhere, but not into single letters
+        return max(cells, word, min(_FOLDED_WIDTH, cell_len(heading)) if not heading.isascii() else 0)
+    word = max((cell_len(word) for text in _texts(column) for word in words(text)), default=0)
     # a word longer than that (a path, an address) is folded
     return min(_natural(column), max(min(word, 2 * _TEXT_WIDTH), _TEXT_WIDTH))

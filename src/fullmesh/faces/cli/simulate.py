@@ -17,6 +17,7 @@ from fullmesh.faces.cli.options import (
     json_option,
     lang_option,
     software_option,
+    tell,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -129,4 +130,4 @@ def command(
     if isinstance(other, Infeasible):
         show(infeasible_line(other, lang))
     if run is not None and trace:
-        click.echo(f"wrote {trace}", err=True)
+        tell(f"wrote {trace}")

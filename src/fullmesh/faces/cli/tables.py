@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fullmesh.glossary import Language, label
+from fullmesh.language import current, render, render_cell, wrapped
 from fullmesh.output.formats import gigabytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -53,9 +54,15 @@ def show(*items: Table | str, plain_width: int = PLAIN_WIDTH) -> None:
     from fullmesh.faces.cli.sheet import print_fitted
 
     out = console(plain_width)
+    chinese = current() != "en"
     for item in items:
         if not isinstance(item, str):
-            print_fitted(out, item)
+            print_fitted(out, _spoken(item) if chinese else item)
+        elif chinese:
+            dash = item.startswith("- ")
+            lines = wrapped(render(item.removeprefix("- ")), out.width - 2 * dash)
+            for i, line in enumerate(lines):
+                out.print(Text(("- " if not i else "  ") * dash + line))
         elif item.startswith("- "):
             entry = Table.grid(padding=(0, 1, 0, 0))
             entry.add_column()
@@ -64,6 +71,18 @@ def show(*items: Table | str, plain_width: int = PLAIN_WIDTH) -> None:
             out.print(entry)
         else:
             out.print(Text(item))
+
+
+def _spoken(sheet: Table) -> Table:
+    """A table in the language that is asked for: heading, names of columns and cells."""
+    if hasattr(sheet, "heading"):
+        sheet.heading = render(sheet.heading)
+    quoted = getattr(sheet, "quoted", ())
+    for i, column in enumerate(sheet.columns):
+        column.header = render(str(column.header))
+        if i not in quoted:
+            column._cells = [render_cell(str(cell)) for cell in column._cells]
+    return sheet
 
 
 def write_json(data: Mapping[str, Any]) -> None:
@@ -93,7 +112,7 @@ def table(heading: str, *columns: str, leading: int = 0) -> Sheet:
     ----------
     columns : str
         A name that ends in ``>`` is a column of figures, to the right; one that ends in ``?`` goes first on a narrow
-        terminal.
+        terminal; one that ends in ``=`` holds names and quotations, which stay as they are in every language.
     leading : int
         Columns that are repeated where the table continues below; 0 where it may not be split.
     """
@@ -101,8 +120,10 @@ def table(heading: str, *columns: str, leading: int = 0) -> Sheet:
 
     out = Sheet(heading, leading=leading)
     for column in columns:
-        name = column.removesuffix("?")
-        out.add(name.removesuffix(">"), right=name.endswith(">"), optional=column.endswith("?"))
+        name = column.removesuffix("=")
+        quoted = name != column
+        optional, name = name.endswith("?"), name.removesuffix("?")
+        out.add(name.removesuffix(">"), right=name.endswith(">"), optional=optional, quoted=quoted)
     return out
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fullmesh.faces.cli.options import InputFile, OutputFile, timing_option
+from fullmesh.faces.cli.options import InputFile, OutputFile, tell, timing_option
 
 if TYPE_CHECKING:
     from fullmesh.validate.gate import Check
@@ -101,7 +101,7 @@ def command(
     if decisions:
         from fullmesh.validate.decisions import decide
 
-        decided = decide(report, rows, shown.counted("settings"))
+        decided = decide(report, rows, shown.counted())
         shown.show_decisions(decided, json_out, worst)
         if report.shipped:
             _gate(decision_checks(decided), quiet=bool(json_out and str(json_out) == "-"))
@@ -128,5 +128,5 @@ def _gate(found: Sequence[Check], *, quiet: bool) -> None:
         shown.show_gate(found)
     lost = [c.name for c in found if not c.holds]
     if lost:
-        click.echo("accuracy lost: " + "; ".join(lost), err=True)
+        tell("accuracy lost: " + "; ".join(lost))
         sys.exit(1)

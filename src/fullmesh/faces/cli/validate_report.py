@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from fullmesh.faces.cli.options import tell as talk
 from fullmesh.faces.cli.tables import show, table
 from fullmesh.files import write_json
 from fullmesh.output.fields import finite
@@ -31,12 +32,12 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
         write_json(path, plain, where="--json")
 
 
-def counted(what: str) -> Callable[[int, int], None]:
-    """Progress on standard error of a terminal, every tenth of the way."""
+def counted() -> Callable[[int, int], None]:
+    """Progress over settings on standard error, every tenth of the way."""
 
     def tell(done: int, total: int) -> None:
         if done % max(total // 10, 1) == 0:
-            click.echo(f"{done} of {total} {what}", err=True)
+            talk(f"{done} of {total} settings")
 
     return tell
 
@@ -81,7 +82,8 @@ def percent(value: float) -> str:
 
 def _lines(heading: str, first: str, rows: Sequence[Errors]) -> Any:
     figures = ("rows>", "median>", "mean>", "90th percentile>", "worst>", "bias>")
-    t = table(heading, first, *figures, leading=1)
+    # the titles of sources are theirs
+    t = table(heading, f"{first}=" if first == "source" else first, *figures, leading=1)
     for e in rows:
         t.add_row(
             e.group,
@@ -175,14 +177,14 @@ def show_worst(report: Report, count: int) -> None:
         return
     t = table(
         f"The {len(ranked)} worst rows",
-        "row",
+        "row=",
         "published",
         "ours",
         "error",
         "device",
-        "model",
+        "model=",
         "plan",
-        "publisher",
+        "publisher=",
     )
     for r in ranked:
         t.add_row(*_row_cells(r))
@@ -256,7 +258,7 @@ def show_collectives(folder: Path | None, json_out: Path | None) -> None:
         if str(json_out) == "-":
             return
     t = table(
-        "Collectives", "curve", "operation", "fitted on", "points", "median", "90th percentile", "worst"
+        "Collectives", "curve=", "operation", "fitted on", "points", "median", "90th percentile", "worst"
     )
     for s in summarise(scores):
         t.add_row(
@@ -264,7 +266,7 @@ def show_collectives(folder: Path | None, json_out: Path | None) -> None:
             percent(s.p90_error), percent(s.worst_error),
         )  # fmt: skip
     show(t)
-    points = table("Point by point", "curve", "operation", "ranks", "size", "measured", "predicted", "error")
+    points = table("Point by point", "curve=", "operation", "ranks", "size", "measured", "predicted", "error")
     for p in scores if len(scores) <= 2000 else ():
         points.add_row(
             p.curve, f"{p.kind} {p.algorithm}", str(p.ranks), si_prefix(p.num_bytes, "B"), duration(p.measured_s),
@@ -277,7 +279,7 @@ def show_here(json_out: Path | None, device: str, no_timing: bool = False) -> No
     """Predictions for this machine, then the runs."""
     from fullmesh.here.comparison import validate_here
 
-    report = validate_here(device, report=lambda text: click.echo(text, err=True))
+    report = validate_here(device, report=talk)
     data = report.as_json()
     if json_out:
         write(json_out, timing_apart(data, leave_out=no_timing))
