@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import difflib
 import io
 import json
@@ -49,7 +50,8 @@ def run(*arguments: str) -> str:
         contextlib.redirect_stderr(io.StringIO()),
         contextlib.suppress(SystemExit),
     ):
-        cli.main(list(arguments), standalone_mode=False)
+        # a context of its own, so that no choice of a language lasts
+        contextvars.copy_context().run(cli.main, list(arguments), standalone_mode=False)
     return out.getvalue()
 
 
