@@ -18,6 +18,7 @@ from fullmesh.outcomes.estimate import evaluate
 from fullmesh.plan import Plan, Plans
 from fullmesh.plan.feasible import violations
 from fullmesh.workload import MLP, Attention, LatentAttention, Layer, Mamba2, ModelSpec, MoE
+from fullmesh.workload.readers.huggingface import load_model
 
 MIXER = Attention(num_heads=16, num_kv_heads=4, head_dim=128)
 DENSE = ModelSpec(
@@ -443,3 +444,45 @@ def test_switches_and_shares_of_traffic_are_those_of_plans_and_terms() -> None:
         assert bool(kind.share) == bool(kind.switch)
         assert not kind.share or kind.share in term_index("step")
         assert kind.name in STAGE_PARTS
+
+
+class TestCapabilities:
+    """What a stack states of itself moves the step in its own direction, and nothing else does."""
+
+    MOE = load_model("qwen3-30b-a3b")
+    MACHINE = load_machine("h200", num_devices=16)
+
+    def found(self, **fields: object) -> tuple[StepTime, float]:
+        given = {"dp": 16, "ep": 8, "gbs": 64, "precision": "fp8", "stack": "nemo-26.06"} | fields
+        plans = Plans.of([Plan(**given)])  # type: ignore[arg-type]
+        result = evaluate(self.MOE, self.MACHINE, plans)
+        return result.times, float(result.memory_bytes[0])
+
+    def test_casts_inside_other_kernels_are_cheaper(self) -> None:
+        plain, fused = self.found()[0], self.found(fused_casts=True)[0]
+        assert fused.step_s[0] < plain.step_s[0]
+        assert fused.memory_s[0] < plain.memory_s[0]
+        assert fused.linear_s[0] == plain.linear_s[0]
+        # there is nothing to cast in 16 bits
+        assert (
+            self.found(precision="bf16", fused_casts=True)[0].step_s == self.found(precision="bf16")[0].step_s
+        )
+
+    def test_copies_of_weights_cost_memory_or_time(self) -> None:
+        (kept, more), (anew, less) = self.found(), self.found(weight_cache=False)
+        assert anew.step_s[0] > kept.step_s[0]
+        assert less < more
+        assert self.found(precision="bf16", weight_cache=False) == pytest.approx(self.found(precision="bf16"))
+
+    def test_host(self) -> None:
+        slow, fast = (self.found(issue_ns=n)[0] for n in (50_000, 100))
+        assert slow.launch_s[0] > fast.launch_s[0]
+        none, one, two = (self.found(routing_syncs=n)[0] for n in range(3))
+        assert two.launch_s[0] - one.launch_s[0] == pytest.approx(one.launch_s[0] - none.launch_s[0])
+        assert one.launch_s[0] > none.launch_s[0]
+        assert self.found()[0].step_s == one.step_s
+
+    def test_prefetch(self) -> None:
+        ahead, late = (self.found(zero=3, fsdp_prefetch=b)[0] for b in (True, False))
+        assert late.fsdp_s[0] > ahead.fsdp_s[0]
+        assert self.found(fsdp_prefetch=False)[0].step_s == self.found()[0].step_s

@@ -70,7 +70,9 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     gathered = np.where(fsdp, 2.0 * BF16_BYTES * per_layer, 0.0)
     # FP8 parameters are their own copies, by rows and by columns; other recipes keep theirs beside the 16-bit values
     copies = np.array([recipe.weight_copy_bytes for recipe in RECIPES.values()])[p.precision]
-    copies = np.where(fsdp | p.fp8_params, 0.0, copies) * (stages.product_parameters + experts)
+    copies = np.where(fsdp | p.fp8_params | ~p.weight_cache, 0.0, copies) * (
+        stages.product_parameters + experts
+    )
     # a rank of DualPipe holds the stages of both ends
     held_twice = np.where((p.schedule == SCHEDULES.index("dualpipe")) & (p.pp > 1), 2.0, 1.0)
     parameters = np.where(fsdp, FP32_BYTES * owned(3) + gathered, BF16_BYTES * owned(3) + copies) * held_twice

@@ -134,10 +134,10 @@ class _Cost:
         self._add(C.LINEAR_R, op.again * forward)
         self._flop(2.0 * m * n * k, op.again)
         self._launches(1.0, 2.0, op.again)
-        cast = p.recipe.cast_bytes
-        if cast and not op.wide:
+        if p.recipe.cast_bytes and not op.wide:
             # the input is cast on the way in, the gradient of the output on the way back
-            self._traffic(cast * m * k, cast * m * n, again=op.again)
+            cast, weight = self._cast_bytes(), self._weight_cast_bytes() * n * k
+            self._traffic(cast * m * k + weight, cast * m * n, again=op.again)
 
     def _grouped_product(self, op: RankGroupedProduct) -> None:
         p = self.p
@@ -152,9 +152,20 @@ class _Cost:
         self._flop(2.0 * rows * n * k, op.again)
         kernels = np.where(p.plans.grouped_experts, 2.0, experts)
         self._launches(kernels, 2.0 * kernels, op.again)
-        cast = p.recipe.cast_bytes
-        if cast:
-            self._traffic(cast * rows * k, cast * rows * n, again=op.again, kernels=2.0, routed=True)
+        if p.recipe.cast_bytes:
+            cast, weight = self._cast_bytes(), self._weight_cast_bytes() * experts * n * k
+            self._traffic(cast * rows * k + weight, cast * rows * n, again=op.again, kernels=2.0, routed=True)
+
+    def _cast_bytes(self) -> Floats:
+        """Traffic of casting an element; a cast inside the kernel before it writes the copies alone."""
+        recipe = self.p.recipe
+        written = min(recipe.weight_copy_bytes or recipe.saved_input_bytes, recipe.cast_bytes)
+        return np.where(self.p.plans.fused_casts, written, recipe.cast_bytes)
+
+    def _weight_cast_bytes(self) -> Floats:
+        """Traffic of casting an element of a weight in every micro-batch; none where copies are kept over the step."""
+        plans = self.p.plans
+        return np.where(plans.weight_cache | plans.fp8_params, 0.0, self.p.recipe.cast_bytes)
 
     def _traffic(
         self,

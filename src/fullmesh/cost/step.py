@@ -208,10 +208,11 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     ]
     exposed, hidden = _behind_computation(traffic, shares, work.passes)
     # the device pauses between kernels; the host may take longer to issue them, and starts anew behind each wait
-    wait = passes(term("sync"), C.SYNC_F, C.SYNC_B, C.SYNC_R)
+    wait = passes(term("sync") * plans.routing_syncs[i], C.SYNC_F, C.SYNC_B, C.SYNC_R)
     launches = passes(np.ones(len(x)), C.LAUNCH_F, C.LAUNCH_B, C.LAUNCH_R)
     gather = _Passes(term("fsdp") * x[:, C.FSDP_F], term("fsdp") * x[:, C.FSDP_B])
-    gap, issue, beside = term("gap"), term("issue"), term("overlap_fsdp")
+    gap, beside = term("gap"), np.where(plans.fsdp_prefetch[i], term("overlap_fsdp"), 0.0)
+    issue = np.where(plans.issue_ns[i] > 0, 1e-9 * plans.issue_ns[i], term("issue"))
     whole: list[Floats] = []
     idle: Floats = np.zeros(len(x))
     fsdp: Floats = np.zeros(len(x))

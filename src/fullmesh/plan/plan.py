@@ -204,6 +204,29 @@ class PlanFields(Generic[N, S, B, C, M, T]):
         "what is trained: all parameters, or adapters alone",
         "训练的参数:全部,或仅适配器(LoRA)",
     )
+    fsdp_prefetch: B = switch(
+        True,
+        "sharded parameters are gathered ahead of the layer that needs them",
+        "分片参数在所属层计算之前预取",
+    )
+    weight_cache: B = switch(
+        True, "low-precision copies of weights are kept over the micro-batches of a step, not cast anew for each",
+        "权重的低精度副本在一步的各微批间保留,而非每个微批重新转换",
+    )  # fmt: skip
+    fused_casts: B = switch(
+        False,
+        "casts to low precision are part of the kernel before them and only write",
+        "低精度转换并入前一算子,只写不读",
+    )
+    issue_ns: N = number(
+        0, "host time to issue a kernel in nanoseconds, where it was measured; 0 for what published runs say",
+        "主机下发一个算子的时间(纳秒),如已测得;0 表示按公开结果拟合",
+        allowed=range(1_000_001), expected="0 to 1,000,000",
+    )  # fmt: skip
+    routing_syncs: N = number(
+        1, "times that a routed layer waits for the host, in each pass", "每个路由层每遍等待主机的次数",
+        allowed=range(9), expected="0 to 8",
+    )  # fmt: skip
     flash_attention: B = switch(True, "scores are never written to memory", "注意力分数不写入显存")
     fused_loss: B = switch(
         True, "the loss is one kernel whose gradient overwrites its logits",

@@ -18,6 +18,7 @@ __all__ = ["CAPABILITIES", "Software", "read_software", "software_of"]
 CAPABILITIES = (
     "kernels", "grad_bytes", "dispatcher", "cuda_graph", "grouped_experts", "flash_attention", "compiled", "fp8_params",
     "sequence_parallel", "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap", "optimizer_bytes", "fused_loss",
+    "fsdp_prefetch", "weight_cache", "fused_casts", "issue_ns", "routing_syncs",
 )  # fmt: skip
 _KEYS = ("label", "stack", "options", "expert_options", "source", "date")
 _HINT = (

@@ -209,7 +209,7 @@ def costs_of(x: Pipeline, *, contention: bool = False) -> PipelineCosts:
         # gathered layer by layer: what the first pass waits for is one layer, and what it cannot keep up with
         gather = np.maximum(gather / blocks, gather - t.forward_s * (blocks - 1) / blocks)
     fsdp = plan.zero == 3
-    sharded = factor * x.term("fsdp") * x.term("overlap_fsdp")
+    sharded = factor * x.term("fsdp") * x.term("overlap_fsdp") * x.plan.fsdp_prefetch
     parts = chunks.components
     return PipelineCosts(
         schedule=x.schedule,
