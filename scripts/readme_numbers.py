@@ -43,11 +43,8 @@ def pages() -> list[Path]:
 def run(*arguments: str) -> str:
     """Standard output of the command line, in this process; the gate's exit code does not matter here."""
     from fullmesh.faces.cli.main import cli
-    from fullmesh.language import chosen, use
 
     out = io.StringIO()
-    # the command before may have asked for another
-    use(chosen(arguments))
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(io.StringIO()),
