@@ -213,7 +213,7 @@ def test_a_killed_command_leaves_the_old_files_or_the_new_ones(kills: list[dict[
     assert sum(m["left"] for m in moments) >= 40
     ends = [m["states"][m["file"]] for m in moments if m["file"]]
     assert min(ends.count("old"), ends.count("new")) >= 10
-    assert kills[-1]["torn"] >= 3
+    assert kills[-1]["torn"] >= 1
     assert all(k["right"] for k in kills if "done" in k)
 
 

@@ -167,6 +167,15 @@ class TestFiles:
         assert str(path) in error.value.where
         assert "hint: " in error.value.render()
 
+    def test_what_runs_cannot_teach_is_out_of_range(self, runs: Path, tmp_path: Path) -> None:
+        path = tmp_path / "mine.json"
+        write_personal(fit_own(read_results(runs)[:1])[0], path)
+        data = json.loads(path.read_text())
+        data["learned"][0][0] = 1e308
+        path.write_text(json.dumps(data))
+        with pytest.raises(CatalogError, match="damaged: learned"):
+            read_personal(path)
+
     def test_nothing_to_learn_from(self, tmp_path: Path) -> None:
         path = tmp_path / "runs.csv"
         path.write_text("model,gpu,n_gpus,gbs,seq\nllama-3-8b,H100,8,64,4096\n")

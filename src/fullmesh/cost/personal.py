@@ -87,7 +87,9 @@ def read_personal(path: str | Path) -> Personal:
             "the profile was made on top of another version's published results", where=where, hint=_HINT
         )
     shape_fits = learned.ndim == 2 and len(learned) == len(names)
-    if not shape_fits or not np.isfinite(learned).all():
+    # no run takes more from the covariance than an effect may have
+    in_range = np.isfinite(learned).all() and np.abs(learned).max(initial=0.0) <= EFFECT_LIMIT
+    if not shape_fits or not in_range:
         raise CatalogError(
             "the profile is damaged: learned", where=where, expected="one row an effect", hint=_HINT
         )
