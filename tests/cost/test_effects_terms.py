@@ -18,6 +18,8 @@ from fullmesh.cost.effects import (
     term_index,
     transform,
 )
+from fullmesh.cost.stages import stage_table
+from fullmesh.cost.uncertainty import load_uncertainty, log_step_variance
 from fullmesh.machine import load_machine
 from fullmesh.plan import Plan, Plans
 from fullmesh.workload.readers.huggingface import load_model
@@ -130,3 +132,19 @@ def test_no_two_effects_of_a_term_share_a_name(model: str, stack: str) -> None:
     for term in load_terms(model):  # type: ignore[arg-type]
         names = [key for key, _ in effect_keys(term, found[0])]
         assert len(names) == len(set(names)) == len(term.levels)
+
+
+def test_half_precisions_run_on_the_same_units() -> None:
+    """Without a result in FP16 on its cores a chip is no faster in it than in BF16, nor less sure."""
+    model, machine = load_model("llama-3-8b"), load_machine("h100", num_devices=8)
+    assert not any("cores=H100|precision=fp16" in name for name in load_effects().effects)
+    bf16, fp16 = (Plan(dp=8, gbs=64, precision=p, stack="nemo-26.06") for p in ("bf16", "fp16"))
+    plans = Plans.of([bf16, fp16])
+    settings, index = settings_of(model, machine, plans)
+    values = load_effects().table("step", settings, index).values
+    assert values[0] == pytest.approx(values[1])
+    u = load_uncertainty()
+    assert u is not None
+    stages = stage_table(model, machine, plans)
+    variance = log_step_variance(stages, plans, settings, index, load_effects(), u)
+    assert variance[0] == pytest.approx(variance[1], rel=0.05)

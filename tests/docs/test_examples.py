@@ -14,9 +14,11 @@ import pytest
 
 import fullmesh
 from fullmesh.catalog import load_prices
+from fullmesh.cost.effects import known_stacks
 from fullmesh.faces.cli import main as cli_main
 from fullmesh.machine import load_machine
 from fullmesh.outcomes.estimate import Estimate
+from fullmesh.plan.software import read_software
 from fullmesh.study.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +90,7 @@ def test_python_blocks_run(block: str, in_a_copy: Path, capsys: pytest.CaptureFi
 
 
 def test_files_shown_can_be_read(tmp_path: Path) -> None:
-    kinds = {"plan": 0, "tier": 0}
+    kinds = {"plan": 0, "tier": 0, "options": 0}
     for number, (page, block) in enumerate(blocks("toml")):
         path = tmp_path / f"{number}.toml"
         path.write_text(block, encoding="utf-8")
@@ -96,10 +98,13 @@ def test_files_shown_can_be_read(tmp_path: Path) -> None:
         if "plan" in keys:
             assert load_scenario(path).plan.num_devices == 16, page
             kinds["plan"] += 1
+        elif "options" in keys:
+            assert read_software(path, known_stacks()).options_for(moe=True)["cuda_graph"] == "partial"
+            kinds["options"] += 1
         else:
             assert load_machine(str(path)).num_devices == 64, page
             kinds["tier"] += 1
-    assert kinds == {"plan": 1, "tier": 1}
+    assert kinds == {"plan": 1, "tier": 1, "options": 1}
     for number, (_, block) in enumerate(blocks("csv")):
         path = tmp_path / f"{number}.csv"
         path.write_text(block, encoding="utf-8")

@@ -15,7 +15,7 @@ import functools
 import importlib.resources
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -176,6 +176,11 @@ def is_open(name: str) -> bool:
     return f"={UNKNOWN}" in name
 
 
+def seen_as(name: str, known: Collection[str]) -> str:
+    """The effect that stands for one: FP16 runs on the same units as BF16 and takes its effect where it has none."""
+    return name if name in known else name.replace("precision=fp16", "precision=bf16")
+
+
 def level_of(name: str) -> str:
     """The level that an effect belongs to: its term and the attributes that it depends on, without their values."""
     return "|".join(part.split("=")[0] for part in name.split("|"))
@@ -235,7 +240,8 @@ class EffectProfile:
     def summed(self, model: Model, setting: Setting) -> list[float]:
         """Sum of the effects of every term in a setting."""
         return [
-            term.offset(setting) + sum(self.effects.get(key, 0.0) for key, _ in effect_keys(term, setting))
+            term.offset(setting)
+            + sum(self.effects.get(seen_as(key, self.effects), 0.0) for key, _ in effect_keys(term, setting))
             for term in load_terms(model)
         ]
 

@@ -18,7 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.effects import EffectProfile, Setting, TermTable, effect_keys, load_terms, transform
+from fullmesh.cost.effects import (
+    EffectProfile,
+    Setting,
+    TermTable,
+    effect_keys,
+    load_terms,
+    seen_as,
+    transform,
+)
 from fullmesh.cost.stages import Stages
 from fullmesh.cost.step import step_time
 from fullmesh.plan import Plans
@@ -142,8 +150,8 @@ def log_step_variance(
     for number, setting in enumerate(settings):
         members = np.flatnonzero(index == number)
         for t, term in enumerate(load_terms("step")):
-            for name, expected in effect_keys(term, setting):
-                slope = slopes[members, t]
+            for key, expected in effect_keys(term, setting):
+                name, slope = seen_as(key, at), slopes[members, t]
                 if name in at:
                     gradients[members, at[name]] += slope
                 else:
