@@ -108,6 +108,7 @@ def main() -> None:
         except OSError as error:
             code = code or _cannot_write(error)
     finally:
+        use("en")
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -130,7 +131,6 @@ def _take_signals() -> dict[int, Any]:
 
 def _outcome() -> int:
     """Run the command and turn whatever ends it into an exit code, with its message."""
-    use("en")
     try:
         use(chosen(sys.argv[1:]))
         returned = cli.main(prog_name="fullmesh", standalone_mode=False)
