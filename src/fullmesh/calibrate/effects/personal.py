@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh import __version__
-from fullmesh.cost.effects import EffectProfile, effect_keys, is_open, load_effects, load_terms
+from fullmesh.cost.effects import EffectProfile, effect_keys, load_effects, load_terms
 from fullmesh.cost.personal import FORMAT, Personal
 from fullmesh.cost.uncertainty import Uncertainty, load_uncertainty, log_step_slopes
 from fullmesh.errors import ResultsError
@@ -93,13 +93,16 @@ def update(
 
 
 def _with_new(table: CaseTable, profile: EffectProfile, uncertainty: Uncertainty) -> Uncertainty:
-    """The covariance with effects that only these runs have, as uncertain as such effects differ."""
+    """The covariance with effects that only these runs have, as uncertain as such effects differ.
+
+    What nobody stated of them is one of these: it is whatever the runs have in common.
+    """
     new: dict[str, float] = {}
     known = set(uncertainty.names)
     for setting in table.settings:
         for term in load_terms("step"):
             for name, expected in effect_keys(term, setting):
-                if name not in known and not is_open(name):
+                if name not in known:
                     new[name] = profile.deviation(name, expected)
     return uncertainty.extended(new)
 
