@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -44,7 +44,7 @@ NOT_PRINTED = {
 }
 # a command or a line of a file that one types is the same in every language
 TYPED = re.compile(
-    r"\s*(?:fullmesh|pip install|--|#|<|\|?[\w.]+ = |\"format\"|calibrate --|catalog (?:show|models?)$)"
+    r"\s*(?:fullmesh|pip install|--|#|<|\|?[\w.]+ = |\"format\"|\d[\d,]* to \d|calibrate --|catalog (?:show|models?)$)"
 )
 NOT_SHOWN_CALLS = {
     "ValueError", "TypeError", "KeyError", "RuntimeError", "AssertionError", "NotImplementedError", "compile", "sub",
@@ -376,7 +376,7 @@ FIGURES = st.one_of(
 NAMED = st.from_regex(r"[A-Z][a-z]{2,6}[0-9]{1,3}", fullmatch=True)
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.data(), st.sampled_from(sorted(entries())))
 def test_nothing_that_is_put_in_is_lost(data: st.DataObject, entry: str) -> None:
     numbers = list(dict.fromkeys(HOLE.findall(entry)))
@@ -399,7 +399,7 @@ PARTS = st.one_of(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(PARTS, max_size=30).map(" ".join), st.text(max_size=40))
 def test_figures_of_any_text_stay(text: str, other: str) -> None:
     assert not numbers_in(text) - numbers_in(render(text))
@@ -407,7 +407,7 @@ def test_figures_of_any_text_stay(text: str, other: str) -> None:
     assert isinstance(render(f"{text} {other}"), str)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.text(alphabet="显存 a1，。（）.,%GB\n", max_size=80), st.integers(4, 40))
 def test_lines_are_no_wider_than_they_may_be(text: str, width: int) -> None:
     lines = wrapped(text, width)
