@@ -199,24 +199,31 @@ class _Template:
         """What stands between the literals, the first way that fits."""
         failed: set[tuple[int, int]] = set()
 
+        def fits(start: int, end: int) -> bool:
+            # "NAME: sentence" and "A, B" are told apart before
+            group = text[start:end]
+            return self._fits(group) and (start > 0 or not any(sign in group for sign in self._apart))
+
         def rest(number: int, start: int) -> list[str] | None:
             literal = literals[number]
             if number == len(literals) - 1:
-                last = text[start : len(text) - len(literal)]
-                fits = text.endswith(literal, start) and self._fits(last) and (last or self.holes[-1] != ">")
-                return [last] if fits else None
+                end = len(text) - len(literal)
+                found = (
+                    text.endswith(literal, start)
+                    and fits(start, end)
+                    and (end > start or self.holes[-1] != ">")
+                )
+                return [text[start:end]] if found else None
             if (number, start) in failed:
                 return None
             place = text.find(literal, start)
             while place >= 0:
                 # a blank before % belongs to the figure
-                group = text[start:place]
-                inside = text[place : place + 2] == " %" != literal[:2] or not self._fits(group)
-                # "NAME: sentence" is told apart before
-                inside = inside or (not start and ": " in group)
-                found = None if inside else rest(number + 1, place + len(literal))
-                if found is not None:
-                    return [group, *found]
+                figure = text[place : place + 2] == " %" != literal[:2]
+                if not figure and fits(start, place):
+                    found_rest = rest(number + 1, place + len(literal))
+                    if found_rest is not None:
+                        return [text[start:place], *found_rest]
                 place = text.find(literal, place + 1)
             failed.add((number, start))
             return None
@@ -224,6 +231,10 @@ class _Template:
         if not literals:
             return [] if start == len(text) else None
         return rest(0, start)
+
+    @property
+    def _apart(self) -> tuple[str, ...]:
+        return (": ",) if self.telling >= _LENGTHY else (": ", ", ")
 
     def _fits(self, group: str) -> bool:
         # what is short holds no end of a sentence
