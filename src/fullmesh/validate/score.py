@@ -152,7 +152,10 @@ def _held_out() -> tuple[tuple[EffectProfile, ...], dict[str, EffectProfile], fr
         return (), {}, frozenset()
     names = [str(n) for n in arrays["held_out_names"]]
     fits = [
-        EffectProfile(effects=dict(zip(names, row.tolist(), strict=True)), provenance={})
+        # an effect that a fit has not is zero in the table of all of them
+        EffectProfile(
+            effects={n: v for n, v in zip(names, row.tolist(), strict=True) if v != 0.0}, provenance={}
+        )
         for row in arrays["held_out_effects"]
     ]
     publishers = [str(n) for n in arrays["held_out_publishers"]]
