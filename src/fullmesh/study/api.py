@@ -49,6 +49,7 @@ def compare(
     offload: bool = False,
     software: str | Path | Software | None = None,
     profile: str | Path | None = None,
+    run: float | str | None = None,
 ) -> Comparison:
     """The best plan for a model on each machine, side by side.
 
@@ -80,6 +81,9 @@ def compare(
         published results, ``"unknown"``, or a capability file.
     profile : path, optional
         A personal profile, as ``fullmesh calibrate results`` writes it.
+    run : float or str, optional
+        Tokens of a whole run with its faults (``"15T"``): days, goodput, energy and money, as :func:`goodput` with
+        its defaults gives them; ``tokens`` is then the same.
 
     Raises
     ------
@@ -91,15 +95,23 @@ def compare(
     )
     with personal_profile(profile):
         options = read_options(
-            batch=batch, seq=seq, precision=precision, objective=objective, basis=basis, tokens=tokens,
-            offload=offload, software=software,
+            batch=batch, seq=seq, precision=precision, objective=objective, basis=basis,
+            tokens=tokens if run is None else run, offload=offload, software=software,
         )  # fmt: skip
+        whole_run = None
+        if run is not None:
+            from fullmesh.study.goodput import read_run_options
+
+            def whole_run(machine: Machine) -> Any:
+                return read_run_options(machine, tokens=run, prices=prices)
+
         return pipeline.compare_machines(
             read_model(model),
             read_machines(on, chips),
             options,
             resize=chips is None and not given,
             prices=read_prices(prices),
+            run=whole_run,
         )
 
 

@@ -220,14 +220,14 @@ POLICY_FIELDS: tuple[Field[PolicyForecast], ...] = (
 CSV_COLUMNS = ("model", "machine", "devices", "tokens", *columns(POLICY_FIELDS), "seed")
 
 
-def _plain(value: Any) -> Any:
-    """Numbers that JSON cannot hold as null."""
+def plain(value: Any) -> Any:
+    """A record with numbers that JSON cannot hold as null."""
     if isinstance(value, float):
         return finite(value)
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value
 
 
@@ -269,8 +269,8 @@ def forecast_record(f: RunForecast) -> dict[str, Any]:
         "notes": list(f.notes),
         "plan": estimate_record(f.estimate),
     }
-    plain: dict[str, Any] = _plain(out)
-    return plain
+    found: dict[str, Any] = plain(out)
+    return found
 
 
 def goodput_record(g: Goodput) -> dict[str, Any]:
