@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fullmesh.catalog.faults import DOMAINS
 from fullmesh.catalog.facts import read_csv
+from fullmesh.catalog.faults import DOMAINS
 from fullmesh.errors import CatalogError, shown
 from fullmesh.reading import LARGEST_JSON_BYTES, parse_json, read_text
 from fullmesh.values import number

@@ -1,4 +1,4 @@
-"""What a training run rests on beyond its step: recovery times, storage, power, cooling and costs, each with its range."""
+"""What a training run rests on beyond its step: recovery, storage, power, cooling and costs, each with its range."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class RunInputs:
     def given(self, values: Mapping[str, float]) -> RunInputs:
         """The same inputs, some of them as a user says, without a range."""
         return RunInputs(
-            dataclasses.replace(
-                r, value=v, low=v, high=v, kind=cast(InputKind, "given"), source="given", date="", note=""
-            )
+            dataclasses.replace(r, value=v, low=v, high=v, kind="given", source="given", date="", note="")
             if (v := values.get(r.key)) is not None
             else r
             for r in self.rows

@@ -195,11 +195,8 @@ def read_pue(value: float | str | Sequence[float] | None) -> tuple[float, ...]:
     """
     if value is None:
         return ()
-    parts: Sequence[Any]
-    if isinstance(value, str):
-        parts = value.split(",")
-    else:
-        parts = [value] if isinstance(value, int | float) else list(value)
+    given = [value] if isinstance(value, int | float) else value
+    parts: Sequence[Any] = given.split(",") if isinstance(given, str) else list(given)
     if len(parts) not in (1, 12):
         raise ScenarioError(
             f"{len(parts)} figures of PUE", where="--pue", expected="one figure, or twelve, one a month"

@@ -184,7 +184,7 @@ def faults(log: str, on: str, nodes: str, days: str | None, out: Path) -> None:
         f"{percent(fit.unavailable)} of node time in repair; {fit.planned:,} entries of planned work left out.",
         f"Spread of the rate from one window of 54 days to the next (deviation of its logarithm): {spread}.",
     )
-    _say(f"wrote {out}")
+    tell(f"wrote {out}")
 
 
 @command.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -21,6 +22,7 @@ from fullmesh.faces.cli.options import (
     searched,
     seq_option,
     software_option,
+    tell,
     timing_option,
 )
 from fullmesh.glossary import Language
@@ -87,35 +89,11 @@ from fullmesh.glossary import Language
 @timing_option
 @lang_option
 def command(
-    model: str,
-    on: str | None,
-    units: str | None,
-    chips: str | None,
-    tokens: str,
-    policy: str,
-    spares: str,
-    faults: str | None,
-    fault_nodes: str | None,
-    power_cap: str | None,
-    site: str | None,
-    pue: str | None,
-    grid: str | None,
-    power_price: str | None,
-    assume: tuple[str, ...],
-    prices: str | None,
-    runs: str,
-    seed: str,
-    batch: str | None,
-    seq: str | None,
-    precision: str,
-    objective: str,
-    offload: bool,
-    software: str | None,
-    profile: str | None,
     as_json: bool,
     as_csv: bool,
     no_timing: bool,
     lang: Language,
+    **question: Any,
 ) -> None:
     """Forecast a whole run."""
     from fullmesh.faces.cli.goodput_report import report
@@ -124,15 +102,7 @@ def command(
     from fullmesh.study.goodput_fields import CSV_COLUMNS
 
     one_format(as_json, as_csv)
-    found, took = searched(
-        lambda: goodput(
-            model, on, tokens=tokens, units=units, chips=chips, batch=batch, seq=seq, precision=precision,
-            objective=objective, offload=offload, software=software, profile=profile, policy=policy,
-            spares=spares, faults=faults, fault_nodes=fault_nodes, power_cap=power_cap, site=site, pue=pue,
-            grid=grid, power_price=power_price, assume=assume, prices=prices, runs=runs, seed=seed,
-        ),
-        timing=not no_timing,
-    )  # fmt: skip
+    found, took = searched(lambda: goodput(**question), timing=not no_timing)
     if as_json:
         write_json(found.to_dict())
     elif as_csv:
@@ -142,7 +112,4 @@ def command(
     if found.forecast is None:
         sys.exit(NO_PLAN)
     f = found.forecast
-    click.echo(
-        f"{f.runs:,} runs of {len(f.policies)} {'policy' if len(f.policies) == 1 else 'policies'}{took}",
-        err=True,
-    )
+    tell(f"{f.runs:,} runs, recovery policies: {len(f.policies)}{took}")

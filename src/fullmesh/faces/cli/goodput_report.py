@@ -120,8 +120,8 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
         "- Figures are the median of the runs, with P10 and P90 in brackets; they vary with the step's own error, with "
         f"fault rates and with luck ({f.runs:,} runs, seed {f.seed}). Losses are means.",
         f"- {title('checkpoint_interval', lang)}: in brackets where it costs at most half a per cent of the time more; "
-        f"Young's is {duration(p.intervals.young_s)}. A checkpoint of {formats.gigabytes(f.checkpoint.total_bytes)} takes "
-        f"{duration(f.checkpoint.write_s)} to storage.",
+        f"Young's is {duration(p.intervals.young_s)}. A checkpoint of {formats.gigabytes(f.checkpoint.total_bytes)} "
+        f"takes {duration(f.checkpoint.write_s)} to storage.",
     ]
     targets = ", ".join(f"{n:,} for {float(t):.1%}" for t, n in p.spares_for.items())
     lines.append(f"- {title('spares', lang)} so that at most such a share of faults finds none: {targets}.")
@@ -130,8 +130,8 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
     if p.energy_j is not None:
         pue = "/".join(f"{x:g}" for x in f.pue)
         lines.append(
-            f"- {title('run_energy', lang)}: at the meter of the site, PUE {pue}, spares included. Power by what devices "
-            "do in a step; before the semicolon the mean, behind it the peak."
+            f"- {title('run_energy', lang)}: at the meter of the site, PUE {pue}, spares included. Power is by what "
+            "devices do in a step; before the semicolon the mean, behind it the peak."
         )
     for m in p.money:
         parts = ", ".join(
@@ -154,8 +154,8 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
     if f.site is not None:
         s = f.site
         lines.append(
-            f"- {title('site', lang)} {si_prefix(s.site_w, 'W')}: {s.units:,} units of {si_prefix(s.unit_peak_w, 'W')} at "
-            f"their peak with cooling ({s.units_low:,} to {s.units_high:,}); {s.units_nameplate:,} by nameplate."
+            f"- {title('site', lang)} {si_prefix(s.site_w, 'W')}: {s.units:,} units of "
+            f"{si_prefix(s.unit_peak_w, 'W')} at their peak with cooling ({s.units_low:,} to {s.units_high:,}); {s.units_nameplate:,} by nameplate."
         )
     lines += [f"- {note[:1].upper() + note[1:]}." for note in f.notes]
     return lines

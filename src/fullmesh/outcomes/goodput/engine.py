@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fullmesh.outcomes.goodput.policies import Recovery
 from fullmesh.outcomes.goodput.rates import Load
-from fullmesh.outcomes.goodput.spares import erlang_b, mean_excess
+from fullmesh.outcomes.goodput.spares import erlang_b, mean_excess, mean_wait
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,6 +86,11 @@ class Run:
             return np.zeros_like(load.stops_per_s)
         each = load.replaced_per_s * load.repair_s / self.pools
         return erlang_b(self.spares, each) * load.replaced_share
+
+    def wait_s(self, load: Load) -> Floats:
+        """Mean wait of a stop that finds no spare."""
+        each = load.replaced_per_s * load.repair_s / self.pools
+        return mean_wait(self.spares, each, load.repair_s)
 
     def speed(self, load: Load) -> Floats:
         """Mean speed, one where nothing is missing."""
@@ -166,12 +171,12 @@ def expected(run: Run, load: Load, work_s: Floats | float) -> Outcomes:
         run.silent_s, np.asarray(work_s, dtype=np.float64) / 2.0
     )
     net = saved * run.near_s - undone
-    wait = run.blocked(load) * load.repair_s / (run.spares + 1)
+    wait = run.blocked(load) * run.wait_s(load)
     speed = run.speed(load)
     slow = load.slow_nodes + load.slow_links
     work = np.asarray(work_s, dtype=np.float64)
     need = work * (1.0 + slow) / speed
-    ok = net * rate > LEAST_GOODPUT
+    ok = np.isfinite(wait) & (net > LEAST_GOODPUT * (1.0 / rate + wait))
     cycles = np.divide(need, net, out=np.full(np.broadcast(need, net).shape, np.inf), where=ok)
     # the last cycle ends with the work and not with a fault
     down_near = (1.0 - near_l) / rate * (1.0 - wide)

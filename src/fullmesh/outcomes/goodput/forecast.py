@@ -747,10 +747,10 @@ def _tornado(
 ) -> tuple[Swing, ...]:
     """Every input at the two ends of its range while the others stay: mean days and money by the closed form."""
 
-    def swing(key: str, low: float, high: float, ends: list[tuple[float, float | None]]) -> Swing:
+    def swing(key: str, range_: tuple[float, float], ends: list[tuple[float, float | None]]) -> Swing:
         return Swing(
-            key=key, low=low, high=high, days_low=ends[0][0], days_high=ends[1][0], usd_low=ends[0][1],
-            usd_high=ends[1][1],
+            key=key, low=range_[0], high=range_[1], days_low=ends[0][0], days_high=ends[1][0],
+            usd_low=ends[0][1], usd_high=ends[1][1],
         )  # fmt: skip
 
     out = []
@@ -760,17 +760,17 @@ def _tornado(
         ("step_time", bar, "step"),
         ("fault_rates", NORMAL * o.faults.site_spread, "factor"),
     ):
-        ends = [math.exp(-spread), math.exp(spread)]
-        out.append(swing(key, *ends, [_mean_answer(case, o, like, pue, offer, **{name: x}) for x in ends]))
+        ends = (math.exp(-spread), math.exp(spread))
+        out.append(swing(key, ends, [_mean_answer(case, o, like, pue, offer, **{name: x}) for x in ends]))
     if offer is not None:
-        ends = [offer.low_usd / offer.usd, offer.high_usd / offer.usd]
-        out.append(swing("price", *ends, [_mean_answer(case, o, like, pue, offer, price=x) for x in ends]))
+        ends = (offer.low_usd / offer.usd, offer.high_usd / offer.usd)
+        out.append(swing("price", ends, [_mean_answer(case, o, like, pue, offer, price=x) for x in ends]))
         if not offer.rented:
             rows = (o.inputs.row("pue_liquid" if is_supernode(case.machine) else "pue_air"),)
             for row in rows if not o.pue else ():
                 out.append(
                     swing(
-                        "pue", row.low, row.high,
+                        "pue", (row.low, row.high),
                         [_mean_answer(case, o, like, (x,), offer) for x in (row.low, row.high)],
                     )
                 )  # fmt: skip
@@ -782,7 +782,7 @@ def _tornado(
         for value in (row.low, row.high):
             changed = dataclasses.replace(o, inputs=o.inputs.with_values({key: value}))
             ends_of.append(_mean_answer(case, changed, like, pue, offer))
-        found = swing(key, row.low, row.high, ends_of)
+        found = swing(key, (row.low, row.high), ends_of)
         moves = found.days_span > 1e-9 or (found.usd_low != found.usd_high)
         if moves:
             out.append(found)

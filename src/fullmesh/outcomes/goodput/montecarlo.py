@@ -48,7 +48,7 @@ def simulate_runs(run: Run, load: Load, work_s: Floats, *, seed: int) -> Outcome
         wide=np.broadcast_to(load.wide_share, (runs,)),
         silent=np.broadcast_to(load.silent_share, (runs,)),
         blocked=np.broadcast_to(run.blocked(load), (runs,)),
-        wait=np.broadcast_to(load.repair_s / (run.spares + 1), (runs,)),
+        wait=np.broadcast_to(run.wait_s(load), (runs,)),
     )
     sums = np.zeros((runs, len(_Sums.__match_args__)))
     for first in range(0, runs, ROWS):
@@ -124,7 +124,8 @@ def _spread_table(spread: float) -> npt.NDArray[np.float32]:
     """Quantiles of a lognormal number of mean one: what is looked up costs less than what is drawn."""
     places = (np.arange(4096) + 0.5) / 4096
     values = np.exp(spread * special.ndtri(places))
-    return (values / values.mean()).astype(np.float32)
+    out: npt.NDArray[np.float32] = (values / values.mean()).astype(np.float32)
+    return out
 
 
 def _block(
@@ -197,7 +198,7 @@ def _ends(
     left = np.maximum(need[:, None] - have, 0.0)
     time_left = left + run.stall_s * np.floor(left / run.near_s)
     ends = progress >= time_left
-    done = ends.any(axis=1)
+    done: npt.NDArray[np.bool_] = np.asarray(ends.any(axis=1))
     at = np.where(done, ends.argmax(axis=1), CYCLES)
     places = np.arange(CYCLES)
     past, upto = places < at[:, None], places <= at[:, None]
@@ -276,12 +277,11 @@ def _outcomes(
         "slow_nodes": work * load.slow_nodes,
         "slow_links": work * load.slow_links,
     }
-    never = np.where(hopeless, np.inf, 1.0)
     wall = s.wall + planned
     return Outcomes(
         wall_s=np.where(hopeless, np.inf, wall),
         work_s=work,
-        losses_s={k: losses[k] * never for k in LOSSES},
+        losses_s={k: np.where(hopeless, np.inf, losses[k]) for k in LOSSES},
         stops=np.where(hopeless, np.inf, s.stops),
         planned=np.where(hopeless, np.inf, wall * run.planned_per_s),
     )

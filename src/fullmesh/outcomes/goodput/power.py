@@ -158,7 +158,8 @@ def device_power(
         else "device power from the parts of the step; no machine of this family was measured while training"
     )
     if not published:
-        basis += f"; design power of its chip is not published, taken as {inputs['device_power_share']:.0%} of the unit's"
+        share_of_unit = f"{inputs['device_power_share']:.0%}"
+        basis += f"; design power of its chip is not published, taken as {share_of_unit} of the unit's"
     power = DevicePower(
         idle_w=idle,
         design_w=design,

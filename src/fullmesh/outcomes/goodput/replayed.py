@@ -73,6 +73,7 @@ def stops_of_log(log: FaultLog, num_nodes: int, log_nodes: int, *, start: float)
 @dataclasses.dataclass(slots=True)
 class _State:
     now: float = 0.0  # when steps begin again
+    ready: float = 0.0  # when there were units enough to begin the recovery before that
     saved: float = 0.0
     at_store: float = 0.0  # saved work modulo a store interval counts from here
     stalls: float = 0.0
@@ -121,29 +122,28 @@ def replay_stops(
             return _outcomes(run, s, work_s, need, slow)
         assert stop is not None
         index += 1
+        if stop.replaced:
+            heapq.heappush(repairs, at + stop.repair_s)
+        ready = at if r.shrinks else _ready(run, at, repairs)
+        if at < s.ready:  # the job waits and does not run: it waits for this one too
+            longer = max(ready - s.ready, 0.0)
+            s.waits, s.ready, s.now = s.waits + longer, s.ready + longer, s.now + longer
+            continue
         s.stops += 1
-        began = s.now
-        if at > began:
+        if at > s.now:
             intervals = math.floor(reached / (near + stall))
             s.saved += intervals * near
             s.stalls += intervals * stall
-            s.fewer += (at - began) - reached
+            s.fewer += (at - s.now) - reached
         _undo(run, s, stop)
         down = r.wide_total_s if stop.wide or stop.silent else r.near_total_s
         if rng is not None and run.recovery_spread:
             z = float(rng.standard_normal())
             down *= math.exp(run.recovery_spread * z - run.recovery_spread**2 / 2.0)
-        ready = at
-        if stop.replaced:
-            heapq.heappush(repairs, at + stop.repair_s)
-        if not r.shrinks:
-            while repairs and repairs[0] <= at:
-                heapq.heappop(repairs)
-            if len(repairs) > run.spares * run.pools:
-                ready = heapq.nsmallest(len(repairs) - run.spares * run.pools, repairs)[-1]
-        # what an earlier recovery or wait had still before it begins anew
-        _take_back(s, max(began - at, 0.0))
+        # what a recovery had still before it begins anew
+        _take_back(s, max(s.now - at, 0.0))
         s.waits += ready - at
+        s.ready = ready
         if stop.wide or stop.silent:
             s.wide_down += down
         else:
@@ -152,13 +152,20 @@ def replay_stops(
     return _outcomes(run, s, math.inf, need, slow)
 
 
+def _ready(run: Run, at: float, repairs: list[float]) -> float:
+    """When no more units are in repair than there are spares."""
+    while repairs and repairs[0] <= at:
+        heapq.heappop(repairs)
+    over = len(repairs) - run.spares * run.pools
+    return heapq.nsmallest(over, repairs)[-1] if over > 0 else at
+
+
 def _take_back(s: _State, over: float) -> None:
-    """Take time that did not pass out of the sums again: of the recovery first, then of the wait."""
-    left = over
-    for name in ("near_down", "wide_down", "waits"):
-        part = min(left, getattr(s, name))
+    """Take time of a recovery that did not pass out of the sums again."""
+    for name in ("near_down", "wide_down"):
+        part = min(over, getattr(s, name))
         setattr(s, name, getattr(s, name) - part)
-        left -= part
+        over -= part
 
 
 def _work(

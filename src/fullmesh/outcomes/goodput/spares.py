@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,14 +22,27 @@ def erlang_b(spares: int, load: Floats | float) -> Floats:
 
     Notes
     -----
-    Erlang's loss formula, by its recursion; it depends on the mean repair time alone. While the job waits nothing new
-    is taken to fail.
+    Erlang's loss formula, by its recursion; it depends on the mean repair time alone. With faults that go on while
+    the job waits, the number in repair is a Poisson number, and this is its share at ``spares`` among those up to it.
     """
     a = np.asarray(load, dtype=np.float64)
     blocked = np.ones_like(a)
     for k in range(1, spares + 1):
         blocked = a * blocked / (k + a * blocked)
     return blocked
+
+
+def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Floats:
+    """Mean time until no more than ``spares`` members are in repair again, after a fault that found all of them there.
+
+    Notes
+    -----
+    The time that a Poisson number of members in repair spends above ``spares``, over how often it gets there. Idle
+    nodes are taken to fail as often as busy ones. Infinite where the wait is longer than any run.
+    """
+    a = np.minimum(np.asarray(load, dtype=np.float64), 600.0 + spares)
+    out: Floats = np.asarray(repair_s) * special.hyp1f1(1.0, spares + 2.0, a) / (spares + 1.0)
+    return out
 
 
 def mean_excess(spares: int, load: Floats | float) -> Floats:
