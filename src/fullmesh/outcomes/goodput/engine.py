@@ -183,8 +183,8 @@ def expected(run: Run, load: Load, work_s: Floats | float) -> Outcomes:
     down_wide = (1.0 - wide_l) / rate * wide
     stalls = saved * run.stall_s
     again = 1.0 / rate - down_near - down_wide - stalls - net
-    base = cycles * (1.0 / rate + wait)
-    planned = base * run.planned_share / (1.0 - run.planned_share)
+    base = np.where(ok, np.where(ok, cycles, 0.0) * (1.0 / rate + np.where(ok, wait, 0.0)), np.inf)
+    planned = np.where(ok, np.where(ok, base, 0.0) * run.planned_share / (1.0 - run.planned_share), np.inf)
     near_total, wide_total = max(r.near_total_s, 1e-9), max(r.wide_total_s, 1e-9)
     lost = {
         "detection": down_near * r.detection_s / near_total + down_wide * r.wide_detection_s / wide_total,
@@ -208,7 +208,7 @@ def expected(run: Run, load: Load, work_s: Floats | float) -> Outcomes:
         work_s=work * np.ones_like(wall),
         losses_s={k: losses[k] * np.ones_like(wall) for k in LOSSES},
         stops=cycles * np.ones_like(wall),
-        planned=wall * run.planned_per_s,
+        planned=np.where(ok, np.where(ok, wall, 0.0) * run.planned_per_s, np.inf),
     )
 
 
