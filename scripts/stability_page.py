@@ -68,8 +68,10 @@ def published_part() -> list[str]:
     per_node = sum(r.rate_per_year * node[r.domain] for r in fit.rates)
     return [
         *paragraph(
-            f"The trace has {per_node:.2f} faults a server and year, and its rate wanders: from one window of 54 days to the "
-            f"next the logarithm deviates by {fit.site_spread:.2f}. That spread, and not only the root of the count, is in "
+            f"The trace has {per_node:.2f} faults a server and year, and its rate wanders: from one "
+            "window of 54 days to the "
+            f"next the logarithm deviates by {fit.site_spread:.2f}. That spread, and not only the "
+            "root of the count, is in "
             "the intervals."
         ),
         "## Published runs\n",
@@ -78,15 +80,18 @@ def published_part() -> list[str]:
             [held_row(h) for h in published_runs()],
         ),
         *paragraph(
-            "Recovery is what the runs' own sources state: MegaScale gives upper limits (noticed within 10 minutes, back "
+            "Recovery is what the runs' own sources state: MegaScale gives upper limits (noticed "
+            "within 10 minutes, back "
             "within 15), and the default inputs are half of them; Llama 3 states none, so the same ones stand in. "
             "ByteRobust keeps checkpoints in memory and spares warm. A run is taken to have spares enough, as these "
-            "clusters had. Of Llama 3 the 47 planned stops are counted in. MegaScale's length is given as several weeks "
+            "clusters had. Of Llama 3 the 47 planned stops are counted in. MegaScale's length is "
+            "given as several weeks "
             "and its size as above 10,000: four weeks and 12,288 GPUs stand for them."
         ),
         "## Two analyses of 8,192 Ascend chips\n",
         *paragraph(
-            "UB-Mesh (arXiv 2503.20377), read in third-party notes, gives availability from mean times between faults and "
+            "UB-Mesh (arXiv 2503.20377), read in third-party notes, gives availability from mean "
+            "times between faults and "
             "to repair. It is the first over their sum:"
         ),
         *table(
@@ -113,8 +118,10 @@ def claims_part() -> list[str]:
     return [
         "## Claims: a mean time between faults above 24 h, 98 % at 10,000 cards\n",
         *paragraph(
-            "Public texts claim for CloudMatrix 384 a mean time between faults above 24 h, and 98 % availability of a cluster "
-            "of 10,000 cards; neither says of what it is counted. At the shipped rates (those of GPU servers, since nothing "
+            "Public texts claim for CloudMatrix 384 a mean time between faults above 24 h, and 98 % "
+            "availability of a cluster "
+            "of 10,000 cards; neither says of what it is counted. At the shipped rates (those of GPU "
+            "servers, since nothing "
             "of Ascend is public), with the range of sites (80 %), a job on so many packages stops every"
         ),
         *table(
@@ -131,12 +138,15 @@ def claims_part() -> list[str]:
             ],
         ),
         *paragraph(
-            f"So 24 h is no feat for one supernode ({duration(one.low_s)} at the far end of the range), and out of reach for "
-            f"10,000 packages at these rates ({duration(many.high_s)} at the near end). The last column is the most that a "
+            f"So 24 h is no feat for one supernode ({duration(one.low_s)} at the far end of the "
+            "range), and out of reach for "
+            f"10,000 packages at these rates ({duration(many.high_s)} at the near end). The last "
+            "column is the most that a "
             "stop may cost, with lost work, waits and warm-up, for 98 % of the time to count."
         ),
         *paragraph(
-            "Whatever the rates are: time between stops by faults a node of eight packages and year. Published clusters lie "
+            "Whatever the rates are: time between stops by faults a node of eight packages and year. "
+            "Published clusters lie "
             "between 1.4 (Llama 3) and 8.7 (Meta RSC, jobs of 1,024 GPUs)."
         ),
         *table(
@@ -151,10 +161,14 @@ def claims_part() -> list[str]:
             ],
         ),
         *paragraph(
-            f"For 10,000 packages 24 h needs {needed:.2g} faults a node and year, {1.4 / needed:.1f} times as rare as the "
-            "rarest published (1.4); or faults that a recovery hides are not counted. 98 % holds there at 1.5 faults a node "
-            f"and year if a stop costs less than {duration(0.02 * mtbf_s(10_000, 1.5))} in all: more than the 30 s to 150 s "
-            "that are claimed for process-level and in-step recovery, less than the ten minutes of a restart. Both claims "
+            f"For 10,000 packages 24 h needs {needed:.2g} faults a node and year, {1.4 / needed:.1f} "
+            "times as rare as the "
+            "rarest published (1.4); or faults that a recovery hides are not counted. 98 % holds "
+            "there at 1.5 faults a node "
+            f"and year if a stop costs less than {duration(0.02 * mtbf_s(10_000, 1.5))} in all: more "
+            "than the 30 s to 150 s "
+            "that are claimed for process-level and in-step recovery, less than the ten minutes of a "
+            "restart. Both claims "
             "can be true, of other things: 24 h of one supernode, 98 % of a cluster that recovers without a restart."
         ),
     ]

@@ -60,7 +60,10 @@ def test_a_trace_of_events_is_read_as_a_log(tmp_path: Path) -> None:
 
     events = [event("a", 1.0, "fault_start"), event("b", 2.0, "fault_start"), event("a", 3.0, "fault_end")]
     log = read_fault_log(written(tmp_path, json.dumps(events), "trace.json"))
-    assert [(f.node, f.start_s / 86400, f.end_s) for f in log.faults] == [("a", 1.0, 3 * 86400.0), ("b", 2.0, None)]
+    assert [(f.node, f.start_s / 86400, f.end_s) for f in log.faults] == [
+        ("a", 1.0, 3 * 86400.0),
+        ("b", 2.0, None),
+    ]
 
 
 def test_dates_are_times(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def supernode_rows() -> tuple[ScaleRow, ...]:
                 low_s=mtbf / spread,
                 high_s=mtbf * spread,
                 recovery_98_s=mtbf * 0.02,
-            )  # fmt: skip
+            )
         )
     return tuple(out)
 

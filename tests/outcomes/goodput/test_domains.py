@@ -18,7 +18,9 @@ def test_a_cloudmatrix_has_the_parts_that_are_published() -> None:
     assert counts["l1"] == facts.used("cloudmatrix384", "num_l1_switches").value
     assert counts["l2"] == facts.used("cloudmatrix384", "num_l2_switches").value
     # modules at both ends of every scale-up link and of both levels of the network
-    assert counts["optical"] + 2 * counts["cable"] == facts.used("cloudmatrix384", "num_optical_modules").value
+    assert (
+        counts["optical"] + 2 * counts["cable"] == facts.used("cloudmatrix384", "num_optical_modules").value
+    )
     assert (counts["die"], counts["package"], counts["node"], counts["rack"]) == (768, 384, 48, 16)
 
 
@@ -37,7 +39,9 @@ def test_switches_are_those_of_the_graph() -> None:
         assert up is not None
         topology = load_topology(name)
         kind = topology.switches.tiers[0]
-        assert up.leaves == chips == int((topology.switches.tier == topology.switches.tiers.index(kind)).sum())
+        assert (
+            up.leaves == chips == int((topology.switches.tier == topology.switches.tiers.index(kind)).sum())
+        )
 
 
 @pytest.mark.parametrize(("domain", "part"), [("l2", "l2=1"), ("l1", "l1=1"), ("optical", "module=1")])
