@@ -23,21 +23,24 @@ _HINT = "docs/reference.md describes fault logs"
 # planned work is no fault
 PLANNED = "planned"
 # words of a cause or its detail -> domain; the first that matches counts
-_WORDS: tuple[tuple[str, str], ...] = (
-    (r"silent|data corruption|\bsdc\b", "silent"),
-    (r"\bchange\b|maintenance|\btest\b(?! failure)|taken offline|planned", PLANNED),
-    (r"straggl|slow node", "straggler"),
-    (r"\becc\b|\bhbm\b|\bdbe\b|\bsbe\b", "package"),
-    (r"\bgpu\b|\bnpu\b|\bxid\b|accelerator|aicore", "die"),
-    (r"flap", "flap"),
-    (r"\bnic\b|rnic|rdma|network card", "nic"),
-    (r"\bcable\b|optical|transceiver|link down", "cable"),
-    (r"power|\bpsu\b", "power"),
-    (r"coolant|\bcdu\b|leak", "coolant"),
-    (r"\bswitch\b", "switch"),
-    (r"motherboard|riser|raid|baseboard|chassis|\bboard\b", "board"),
-    (r"software|kernel|firmware|kubelet|file system|\bfs\b|operating system|troubleshooting", "software"),
-    (r"\bother failures\b", "software"),
+_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"silent|data corruption|\bsdc\b"), "silent"),
+    (re.compile(r"\bchange\b|maintenance|\btest\b(?! failure)|taken offline|planned"), PLANNED),
+    (re.compile(r"straggl|slow node"), "straggler"),
+    (re.compile(r"\becc\b|\bhbm\b|\bdbe\b|\bsbe\b"), "package"),
+    (re.compile(r"\bgpu\b|\bnpu\b|\bxid\b|accelerator|aicore"), "die"),
+    (re.compile(r"flap"), "flap"),
+    (re.compile(r"\bnic\b|rnic|rdma|network card"), "nic"),
+    (re.compile(r"\bcable\b|optical|transceiver|link down"), "cable"),
+    (re.compile(r"power|\bpsu\b"), "power"),
+    (re.compile(r"coolant|\bcdu\b|leak"), "coolant"),
+    (re.compile(r"\bswitch\b"), "switch"),
+    (re.compile(r"motherboard|riser|raid|baseboard|chassis|\bboard\b"), "board"),
+    (
+        re.compile(r"software|kernel|firmware|kubelet|file system|\bfs\b|operating system|troubleshooting"),
+        "software",
+    ),
+    (re.compile(r"\bother failures\b"), "software"),
 )
 
 
@@ -90,7 +93,7 @@ def domain_of(cause: str, detail: str = "") -> str:
     if cause.strip().lower() in DOMAINS:
         return cause.strip().lower()
     text = f"{cause} {detail}".lower()
-    return next((domain for words, domain in _WORDS if re.search(words, text)), "node")
+    return next((domain for words, domain in _WORDS if words.search(text)), "node")
 
 
 def read_fault_log(path: str | Path) -> FaultLog:

@@ -26,6 +26,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "fullmesh plan qwen3-30b-a3b --on cloudmatrix384 --chips 64 --json",
         ),
     ),
+    "goodput": (
+        (
+            "Days, spares and what faults cost, two ways to recover",
+            "fullmesh goodput llama-3-8b --on h100 --units 64 --tokens 15T --policy restart,memory",
+        ),
+        (
+            "Energy and money of a run, and how many units 5 MW feed",
+            "fullmesh goodput deepseek-v3 --on cloudmatrix384 --units 4 --tokens 1T --site 5MW --json",
+        ),
+    ),
     "simulate": (
         ("Where the step of a plan goes", f"fullmesh simulate {SCENARIO}"),
         ("All figures for a program", f"fullmesh simulate {SCENARIO} --json"),

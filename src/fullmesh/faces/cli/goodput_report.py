@@ -49,7 +49,7 @@ def report(g: Goodput, lang: Language) -> list[Table | str]:
 
 
 def _policies(f: RunForecast, lang: Language) -> Table:
-    out = table("", "", *(p.recovery.policy for p in f.policies), leading=1)
+    out = table("", "", *(label(f"policy_{p.recovery.policy}", lang) for p in f.policies), leading=1)
     for field in shown(POLICY_FIELDS, "goodput"):
         assert field.text is not None
         cells = [field.text(p, lang) for p in f.policies]
@@ -59,7 +59,12 @@ def _policies(f: RunForecast, lang: Language) -> Table:
 
 
 def _losses(f: RunForecast, lang: Language) -> Table:
-    out = table(label("losses", lang), "", *(f"{p.recovery.policy}>" for p in f.policies), leading=1)
+    out = table(
+        label("losses", lang),
+        "",
+        *(label(f"policy_{p.recovery.policy}", lang) + ">" for p in f.policies),
+        leading=1,
+    )
 
     def cell(seconds: float, wall: float) -> str:
         if not math.isfinite(wall):
@@ -155,7 +160,8 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
         s = f.site
         lines.append(
             f"- {title('site', lang)} {si_prefix(s.site_w, 'W')}: {s.units:,} units of "
-            f"{si_prefix(s.unit_peak_w, 'W')} at their peak with cooling ({s.units_low:,} to {s.units_high:,}); {s.units_nameplate:,} by nameplate."
+            f"{si_prefix(s.unit_peak_w, 'W')} at their peak with cooling ({s.units_low:,} to "
+            f"{s.units_high:,}); {s.units_nameplate:,} by nameplate."
         )
     lines += [f"- {note[:1].upper() + note[1:]}." for note in f.notes]
     return lines

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fullmesh.catalog import Price
 from fullmesh.catalog.fault_log import FaultLog
-from fullmesh.catalog.faults import FaultTable
+from fullmesh.catalog.faults import SHIPPED, FaultTable
 from fullmesh.catalog.run_inputs import RunInput, RunInputs
 from fullmesh.errors import PlanError, ScenarioError
 from fullmesh.machine import Machine
@@ -810,11 +810,7 @@ def _notes(case: _Case, o: RunOptions) -> list[str]:
             )
     else:
         notes.append(f"no power of {m.name} is published, so there is no energy")
-    if (
-        o.log is None
-        and m.chip.vendor == "huawei"
-        and any("400 servers" in x.rate.source for x in case.exposed)
-    ):
+    if o.log is None and m.chip.vendor == "huawei" and o.faults.name == SHIPPED.name:
         notes.append("fault rates are those of GPU servers: no field data of Ascend machines are public")
     if not math.isfinite(case.e.interval.log_half_width):
         notes.append("the error of the step is unknown; its logarithm is taken to deviate by 0.3")
