@@ -84,7 +84,8 @@ def fit_repairs(hours: npt.NDArray[np.float64], done: npt.NDArray[np.bool_]) -> 
     data = stats.CensoredData(uncensored=known[done], right=known[~done])
     mean = float(known.sum() / max(int(done.sum()), 1))
     found = [("exponential", (1.0, mean), _loglike(stats.expon(scale=mean), known, done), mean * math.log(2))]
-    if int(done.sum()) >= 5 and float(np.ptp(known[done])) > 0:
+    # repairs that all took the same have no law
+    if int(done.sum()) >= 5 and float(np.ptp(np.log(known[done]))) > 0.01:
         sigma, _, scale = stats.lognorm.fit(data, floc=0)
         law = stats.lognorm(sigma, scale=scale)
         found.append(("lognormal", (float(sigma), float(scale)), _loglike(law, known, done), float(scale)))

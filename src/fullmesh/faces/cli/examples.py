@@ -29,11 +29,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "goodput": (
         (
             "Days, spares and what faults cost, two ways to recover",
-            "fullmesh goodput llama-3-8b --on h100 --units 64 --tokens 15T --policy restart,memory",
+            "fullmesh goodput llama-3-8b --on h100 --tokens 1T --policy restart,memory",
         ),
         (
-            "Energy and money of a run, and how many units 5 MW feed",
-            "fullmesh goodput deepseek-v3 --on cloudmatrix384 --units 4 --tokens 1T --site 5MW --json",
+            "All figures for a program, and how many units 5 MW feed",
+            "fullmesh goodput llama-3-8b --on cm384 --tokens 1T --site 5MW --json",
         ),
     ),
     "simulate": (
