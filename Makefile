@@ -72,6 +72,7 @@ numbers: $(VENV)/.dev
 	$(BIN)/python scripts/readme_numbers.py
 
 docs: numbers
+	$(BIN)/python scripts/stability_page.py
 	$(BIN)/fullmesh validate --worst 0 --document docs/accuracy.md > /dev/null
 
 clean:

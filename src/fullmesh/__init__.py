@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from fullmesh.outcomes.estimate import Estimate, Infeasible
     from fullmesh.replays.replayed import Replayed
     from fullmesh.search.engine import SearchResult
-    from fullmesh.study.api import best_plans, chips, compare, machines, models, replay, simulate
+    from fullmesh.study.api import best_plans, chips, compare, goodput, machines, models, replay, simulate
     from fullmesh.study.compare import Comparison
+    from fullmesh.study.goodput import Goodput
 
 __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Estimate",
+    "Goodput",
     "Infeasible",
     "Replayed",
     "SearchResult",
@@ -29,6 +31,7 @@ __all__ = [
     "best_plans",
     "chips",
     "compare",
+    "goodput",
     "machines",
     "models",
     "replay",
@@ -39,6 +42,7 @@ __all__ = [
 _HOMES = {
     "Comparison": "fullmesh.study.compare",
     "Estimate": "fullmesh.outcomes.estimate",
+    "Goodput": "fullmesh.study.goodput",
     "Infeasible": "fullmesh.outcomes.estimate",
     "Replayed": "fullmesh.replays.replayed",
     "SearchResult": "fullmesh.search.engine",

@@ -41,6 +41,7 @@ NOT_PRINTED = {
     "network/draw.py": "words of a drawing",
     "timeline/trace/chrome.py": "names of slices in a trace",
     "validate/document.py": "the page docs/accuracy.md",
+    "validate/stability.py": "the page docs/stability.md",
 }
 # a command or a line of a file that one types is the same in every language
 TYPED = re.compile(
@@ -257,6 +258,10 @@ SHOWN = [
     ["plan", "qwen3-30b-a3b", "--on", "cloudmatrix384", "--chips", "64"],
     ["plan", "llama-3-8b", "--on", "cloudmatrix384", "--objective", "money"],
     ["plan", "llama-3.1-405b", "--on", "h200", "--chips", "8"],
+    ["goodput", "llama-3-8b", "--on", "h100", "--units", "8", "--tokens", "1T", "--policy", "all",
+     "--power-cap", "500W", "--site", "2MW", "--grid", "400"],
+    ["goodput", "deepseek-v3", "--on", "cloudmatrix384", "--units", "2", "--tokens", "1T"],
+    ["compare", "llama-3-8b", "--on", "h100,gb200", "--chips", "72", "--run", "1T"],
     ["simulate", EXAMPLE, "--straggler", "rank=17:1.2"],
     ["simulate", EXAMPLE, "--level", "bottleneck", "--against", EXAMPLE],
     ["fabric", "gb200-nvl72", "--fail", "nvswitch=1", "--failures", "--matrix", "--load", "--collectives"],
@@ -276,7 +281,7 @@ SHOWN = [
     ["validate", "--worst", "3"],
     ["validate", "--collectives"],
     *([*name, "--help"] for name in ([], *([n] for n in COMMANDS))),
-    *(["calibrate", name, "--help"] for name in ("operators", "collectives", "published", "here")),
+    *(["calibrate", name, "--help"] for name in ("operators", "collectives", "published", "faults", "here")),
     *(["catalog", name, "--help"] for name in ("show", "model", "models")),
 ]  # fmt: skip
 # what a line may hold: the title of a paper or page, what one types, the source of a model or machine and its note

@@ -397,6 +397,44 @@ def prices(rng: random.Random, folder: Path) -> Run:
     return lambda: load_prices(path)
 
 
+FAULT_LOG = "node,start,end,cause,detail\n" + "".join(
+    f"n{i % 7},{1.5 * i},{1.5 * i + 0.3},{('GPU', 'NIC', 'cable', 'Change')[i % 4]},ECC\n" for i in range(30)
+)
+FAULT_EVENTS = [
+    {
+        "node_id": f"n{i % 5}",
+        "event_time": 1.0 + i // 2 * 1.3 + i % 2 * 0.4,
+        "event_type": ("fault_start", "fault_end")[i % 2],
+        "fault_type": {"Level": "Hardware Failure", "Class": "GPU", "Desc": "xid"},
+    }
+    for i in range(20)
+]
+
+
+def faults(rng: random.Random, folder: Path) -> Run:
+    kind = rng.choice(("table", "log", "events"))
+    if kind == "table":
+        path = _file(folder, "f.csv", mutate_csv(_text("run", "faults.csv"), rng))
+    elif kind == "log":
+        path = _file(folder, "f.csv", mutate_csv(FAULT_LOG, rng))
+    else:
+        path = _file(folder, "f.json", mutate_json(FAULT_EVENTS, rng))
+    small = (
+        "llama-3-8b",
+        "--on",
+        "h100",
+        "--chips",
+        "16",
+        "--batch",
+        "16",
+        "--tokens",
+        "100B",
+        "--runs",
+        "10",
+    )
+    return lambda: strict_json(command("goodput", *small, "--faults", str(path), "--json"))
+
+
 def facts(rng: random.Random, folder: Path) -> Run:
     from fullmesh.catalog.facts import FactBook, read_facts
 
@@ -508,11 +546,28 @@ GOOD: dict[str, tuple[str, ...]] = {
     "--groups": ("4", "2@2"), "--algorithm": ("ring",), "--placements": ("tp=4,dp=4",), "--oversubscription": ("2",),
     "--jobs": ("0-7,8-15",), "--experts": ("ranks=8,experts=16,top=2,tokens=64,hidden=128,imbalance=0.5,groups=2/4",),
     "--item": ("h200",), "--parameter": ("power",), "--source": ("nvidia",), "--worst": ("3",), "--device": ("cpu",),
-    "--date": ("2026-01-01",),
+    "--date": ("2026-01-01",), "--units": ("2",), "--policy": ("all", "memory,shrink"), "--spares": ("auto", "2", "5%"),
+    "--power-cap": ("500W",), "--site": ("5MW",), "--pue": ("1.3", "1.1,1.1,1.2,1.2,1.3,1.3,1.4,1.4,1.3,1.2,1.1,1.1"),
+    "--grid": ("400",), "--power-price": ("0.1",), "--assume": ("detection=2 min", "asynchronous=0"), "--runs": ("50",),
+    "--run": ("1T",), "--fault-nodes": ("40",), "--nodes": ("40",), "--days": ("30",),
 }  # fmt: skip
 BASE: dict[str, tuple[str, ...]] = {
     "plan": ("llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "8", "--top", "1"),
     "compare": ("llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "8"),
+    "goodput": (
+        "llama-3-8b",
+        "--on",
+        "h100",
+        "--chips",
+        "16",
+        "--batch",
+        "16",
+        "--tokens",
+        "100B",
+        "--runs",
+        "20",
+    ),
+    "calibrate faults": ("LOG", "--on", "h100", "--nodes", "40", "--out", "TABLE"),
     "simulate": ("SCENARIO",),
     "fabric": ("dgx-h200", "--devices", "16"),
     "catalog": (),
@@ -545,6 +600,8 @@ def options(rng: random.Random, folder: Path) -> Run:
         ),
         "NOWHERE": lambda: folder / "nowhere",
         "OUT": lambda: folder / "profile.json",
+        "LOG": lambda: _file(folder, "log.csv", FAULT_LOG.encode()),
+        "TABLE": lambda: folder / "rates.csv",
     }
     arguments = [str(given[a]()) if a in given else a for a in BASE[name]]
     if arguments and rng.random() < 0.1:
@@ -597,6 +654,7 @@ TARGETS: dict[str, Callable[[random.Random, Path], Run]] = {
     "software": software,
     "prices": prices,
     "facts": facts,
+    "faults": faults,
     "operator-tables": operator_tables,
     "operator-fit": operator_fit,
     "collective-points": collective_points,

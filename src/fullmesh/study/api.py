@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fullmesh.cost.personal import personal_profile
 from fullmesh.errors import ScenarioError
@@ -31,6 +31,7 @@ from fullmesh.workload.readers import shipped
 
 if TYPE_CHECKING:
     from fullmesh.replays.replayed import Replayed
+    from fullmesh.study.goodput import Goodput
 
 
 def compare(
@@ -48,6 +49,7 @@ def compare(
     offload: bool = False,
     software: str | Path | Software | None = None,
     profile: str | Path | None = None,
+    run: float | str | None = None,
 ) -> Comparison:
     """The best plan for a model on each machine, side by side.
 
@@ -79,6 +81,9 @@ def compare(
         published results, ``"unknown"``, or a capability file.
     profile : path, optional
         A personal profile, as ``fullmesh calibrate results`` writes it.
+    run : float or str, optional
+        Tokens of a whole run with its faults (``"15T"``): days, goodput, energy and money, as :func:`goodput` with
+        its defaults gives them; ``tokens`` is then the same.
 
     Raises
     ------
@@ -90,15 +95,23 @@ def compare(
     )
     with personal_profile(profile):
         options = read_options(
-            batch=batch, seq=seq, precision=precision, objective=objective, basis=basis, tokens=tokens,
-            offload=offload, software=software,
+            batch=batch, seq=seq, precision=precision, objective=objective, basis=basis,
+            tokens=tokens if run is None else run, offload=offload, software=software,
         )  # fmt: skip
+        whole_run = None
+        if run is not None:
+            from fullmesh.study.goodput import read_run_options
+
+            def whole_run(machine: Machine) -> Any:
+                return read_run_options(machine, tokens=run, prices=prices)
+
         return pipeline.compare_machines(
             read_model(model),
             read_machines(on, chips),
             options,
             resize=chips is None and not given,
             prices=read_prices(prices),
+            run=whole_run,
         )
 
 
@@ -207,6 +220,122 @@ def replay(
             every_rank=every_rank,
             software=named_software(software),
         )
+
+
+def goodput(
+    model: str | Path | ModelSpec | Estimate | Scenario,
+    on: str | Machine | None = None,
+    *,
+    tokens: float | str,
+    units: int | str | None = None,
+    chips: int | str | None = None,
+    batch: int | str | None = None,
+    seq: int | str | None = None,
+    precision: str = "bf16",
+    objective: str = "time",
+    offload: bool = False,
+    software: str | Path | Software | None = None,
+    profile: str | Path | None = None,
+    policy: str | Sequence[str] = "restart",
+    spares: int | str | None = None,
+    faults: str | Path | None = None,
+    fault_nodes: int | str | None = None,
+    power_cap: float | str | None = None,
+    site: float | str | None = None,
+    pue: float | str | Sequence[float] | None = None,
+    grid: float | str | None = None,
+    power_price: float | str | None = None,
+    assume: Sequence[str] = (),
+    prices: str | Path | None = None,
+    runs: int | str = 2000,
+    seed: int | str = 0,
+) -> Goodput:
+    """The whole training run: days, interruptions, goodput, spares, checkpoints, energy and money, with their spread.
+
+    Parameters
+    ----------
+    model : str, path, ModelSpec, Estimate or Scenario
+        A model, whose best plan is searched; or a scenario file (``.toml``) or an estimate, whose plan is taken.
+    on : str or Machine, optional
+        One machine; with a scenario or an estimate it is known.
+    tokens : float or str
+        Tokens of the run (``"15T"``).
+    units : int, optional
+        Whole units of the machine (supernodes, racks, nodes), instead of ``chips``.
+    policy : str or sequence of str
+        What happens after a fault: ``restart``, ``memory``, ``hot-spares``, ``shrink``, ``process``, ``in-step``, or
+        ``all``; the first is the answer.
+    spares : int or str, optional
+        ``auto``, a number, ``"2 supernodes"`` or ``"5%"``.
+    faults : path, optional
+        Rates as ``fullmesh calibrate faults`` writes them, or a log of faults to replay.
+    fault_nodes : int, optional
+        Nodes that such a log is of, those without a fault included.
+    power_cap, site : float or str, optional
+        Watts a device may draw, and watts that the site can give (``"5MW"``).
+    pue : float, str or sequence, optional
+        Power usage effectiveness; twelve figures are months from that in which the run begins.
+    grid, power_price : float or str, optional
+        Grams of CO2 and US dollars a kWh.
+    assume : sequence of str
+        Other inputs, as ``"detection=2 min"``.
+    runs, seed : int
+        Runs that are simulated, and the seed of their luck.
+    chips, batch, seq, precision, objective, offload, software, profile, prices
+        As in :func:`best_plans`.
+
+    Raises
+    ------
+    FullmeshError
+        Something is unknown, out of range or does not belong together.
+    """
+    from fullmesh.study.goodput import no_run, read_run_options, read_units, run_of
+
+    def options_on(machine: Machine) -> Any:
+        return read_run_options(
+            machine, tokens=tokens, policy=policy, spares=spares, faults=faults, fault_nodes=fault_nodes,
+            power_cap=power_cap, site=site, pue=pue, grid=grid, power_price=power_price, assume=assume,
+            prices=prices, runs=runs, seed=seed,
+        )  # fmt: skip
+
+    with personal_profile(profile):
+        found: Estimate | Infeasible | None
+        if isinstance(model, Estimate | Scenario) or str(model).endswith(".toml"):
+            if (on, units, chips, batch, seq) != (None,) * 5:
+                raise ScenarioError(
+                    "the plan is given, and with it machine, size and batch",
+                    where="--on",
+                    expected="no --on, --units, --chips, --batch and --seq",
+                    hint="change them in the scenario",
+                )
+            if isinstance(model, Estimate):
+                found = model
+            else:
+                found = pipeline.simulate_scenario(model, named_software(software))  # type: ignore[arg-type]
+            machine, name = found.machine, found.model.name
+            run_options = options_on(machine)
+        else:
+            if on is None:
+                raise ScenarioError(
+                    "no machine is named",
+                    where="--on",
+                    expected="a machine, or a scenario file in place of the model",
+                )
+            machine = read_units(on, units, chips)
+            run_options = options_on(machine)
+            options = read_options(
+                batch=batch,
+                seq=seq,
+                precision=precision,
+                objective=objective,
+                offload=offload,
+                software=software,
+            )
+            search = pipeline.search_machine(read_model(model), machine, options, top=1)
+            found, name = search.best or search.closest, search.model.name
+        if isinstance(found, Estimate):
+            return run_of(found, run_options)
+        return no_run(found, machine, name, run_options.num_tokens)
 
 
 def export_launch(found: SearchResult, path: Path) -> None:

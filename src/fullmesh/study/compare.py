@@ -10,6 +10,7 @@ from typing import Any
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, is_close, machine_power_w
+from fullmesh.outcomes.goodput.forecast import PolicyForecast
 from fullmesh.outcomes.money import Money, money_of, time_to_tokens_s
 from fullmesh.outcomes.waterfall import Waterfall, waterfall
 from fullmesh.output import formats
@@ -40,6 +41,8 @@ class Column:
         Dense peak of the whole machine's matrix units in the precision used.
     racks : float or None
     power_w : float or None
+    run : PolicyForecast or None
+        The whole run with its faults, where it was asked for.
     """
 
     machine: Machine
@@ -50,6 +53,7 @@ class Column:
     matrix_flop_per_s: float
     racks: float | None
     power_w: float | None
+    run: PolicyForecast | None = None
 
     @property
     def best(self) -> Estimate | None:
@@ -98,6 +102,21 @@ class Ratio:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunRatio:
+    """Days of the slower run over those of the faster one, with the range that faults and both steps leave (80 %).
+
+    ``tie`` says whether the range holds one.
+    """
+
+    faster: str
+    slower: str
+    ratio: float
+    low: float
+    high: float
+    tie: bool
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Comparison(Result):
     """Everything that ``fullmesh compare`` prints.
@@ -126,6 +145,7 @@ class Comparison(Result):
     ratios: tuple[Ratio, ...]
     equal_packages: tuple[Column, ...]
     equal_ratios: tuple[Ratio, ...]
+    run_ratios: tuple[RunRatio, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.model.name}, global batch {self.gbs:,} x {self.seq:,} tokens"]
@@ -223,7 +243,36 @@ def side_by_side(
         ratios=_ratios(asked),
         equal_packages=tuple(equal),
         equal_ratios=_ratios(equal),
+        run_ratios=_run_ratios(asked),
     )
+
+
+def _run_ratios(columns: Sequence[Column]) -> tuple[RunRatio, ...]:
+    out = []
+    for i, one in enumerate(columns):
+        for other in columns[i + 1 :]:
+            if one.run is None or other.run is None:
+                continue
+            fast, slow = sorted((one, other), key=lambda c: c.run.days.p50 if c.run else math.inf)
+            a, b = (c.run.days for c in (fast, slow) if c.run)
+            if not math.isfinite(a.p90 + b.p90):
+                continue
+            ratio = b.p50 / a.p50
+            # the spreads of two runs have no cause in common but luck
+            down = math.hypot(math.log(b.p50 / b.p10), math.log(a.p90 / a.p50))
+            up = math.hypot(math.log(b.p90 / b.p50), math.log(a.p50 / a.p10))
+            low = ratio * math.exp(-down)
+            out.append(
+                RunRatio(
+                    faster=fast.machine.name,
+                    slower=slow.machine.name,
+                    ratio=ratio,
+                    low=low,
+                    high=ratio * math.exp(up),
+                    tie=low <= 1.0,
+                )
+            )
+    return tuple(out)
 
 
 def _ratios(columns: Sequence[Column]) -> tuple[Ratio, ...]:

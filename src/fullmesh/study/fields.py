@@ -17,6 +17,7 @@ from fullmesh.output import formats
 from fullmesh.output.fields import Field, columns, figure, lifted, record, row
 from fullmesh.search import SearchResult
 from fullmesh.study.compare import Column, Comparison, Ratio
+from fullmesh.study.goodput_fields import POLICY_FIELDS, plain, policy_record
 from fullmesh.units import duration, si_prefix
 
 DEVICE_WORDS = {"die": "die", "gpu": "GPU", "npu": "NPU"}
@@ -334,6 +335,23 @@ def money_fields(num_tokens: float) -> tuple[Field[Column], ...]:
     )
 
 
+# rows that only a comparison with `--run` has
+RUN_KEYS = ("run_days", "goodput", "interruptions", "run_energy", "run_money")
+
+
+def _run_fields() -> tuple[Field[Column], ...]:
+    found: tuple[Field[Column], ...] = lifted(
+        [dataclasses.replace(f, tables=_COMPARE) for f in POLICY_FIELDS if f.key in RUN_KEYS],
+        lambda c: c.run,
+        "-",
+    )
+    whole: Field[Column] = Field(
+        key="policy",
+        figures=(figure("", lambda c: None if c.run is None else plain(policy_record(c.run)), path="run"),),
+    )
+    return (*found, whole)
+
+
 def column_fields(num_tokens: float) -> tuple[Field[Column], ...]:
     """All fields of a machine in a comparison, in the order of its table."""
     estimates: tuple[Field[Column], ...] = lifted(ESTIMATE_FIELDS, lambda c: c.best, "-")
@@ -343,6 +361,7 @@ def column_fields(num_tokens: float) -> tuple[Field[Column], ...]:
         *PLAN_FIELDS,
         *(first if f.key == "step_time" else f for f in estimates),
         *money_fields(num_tokens),
+        *_run_fields(),
     )
 
 
@@ -385,6 +404,7 @@ def comparison_record(c: Comparison) -> dict[str, Any]:
         "num_tokens": c.num_tokens,
         "machines": [column_record(col, c.num_tokens) for col in c.columns],
         "ratios": [ratio_record(r) for r in c.ratios],
+        "run_ratios": [dataclasses.asdict(r) for r in c.run_ratios],
         "equal_packages": {
             "machines": [column_record(col, c.num_tokens) for col in c.equal_packages],
             "ratios": [ratio_record(r) for r in c.equal_ratios],

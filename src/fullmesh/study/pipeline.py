@@ -10,6 +10,7 @@
     rank                            Question, Candidates, Priced   SearchResult: the best plans as Estimates
     weigh                           SearchResult, tokens, Prices   Column: waterfall, money, time of a run
     side_by_side                    Columns                        Comparison: ratios, ties, reasons
+    forecast                        Estimate, RunOptions           RunForecast: days, goodput, energy, money of a run
     estimate, replay_plan           one plan                       Estimate, Replayed
 
 The functions of :mod:`fullmesh.study.api` and the commands call what stands here; :mod:`fullmesh.output` prints it.
@@ -18,13 +19,14 @@ The functions of :mod:`fullmesh.study.api` and the commands call what stands her
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
+from fullmesh.outcomes.goodput.forecast import RunOptions, forecast
 from fullmesh.plan.software import Software
 from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
 from fullmesh.search.space import Candidates, Question, candidates
@@ -78,14 +80,21 @@ def compare_machines(
     *,
     resize: bool,
     prices: tuple[Price, ...] | None,
+    run: Callable[[Machine], RunOptions] | None = None,
 ) -> Comparison:
-    """The best plan for a model on each machine, for the same batch; ``resize`` sizes the machines by the basis."""
+    """The best plan for a model on each machine, for the same batch; ``resize`` sizes the machines by the basis.
+
+    With ``run``, which gives the options for a machine, each best plan gets its whole run too.
+    """
     sizes: Sizes = size_machines(machines, options.basis, prices, resize=resize)
     batch: Batch = choose_batch(model, sizes.distinct, options)
     columns: list[Column] = []
     for machine in sizes.distinct:
         found: SearchResult = best_of(ask_about(model, machine, batch, options), top=COMPARED_LAYOUTS)
-        columns.append(weigh(found, options.num_tokens, prices))
+        column = weigh(found, options.num_tokens, prices)
+        if run is not None and found.best is not None:
+            column = dataclasses.replace(column, run=forecast(found.best, run(machine)).policies[0])
+        columns.append(column)
     return side_by_side(model, options, batch, sizes, columns)
 
 

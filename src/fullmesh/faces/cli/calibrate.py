@@ -141,6 +141,53 @@ def results(runs: str, out: Path) -> None:
 
 
 @command.command()
+@click.argument("log", type=InputFile())
+@click.option("--on", required=True, type=InputFile(), help="The machine that the log is of.")
+@click.option("--nodes", required=True, metavar="INTEGER", help="Its nodes, those without a fault included.")
+@click.option("--days", metavar="NUMBER", help="Days that the log covers; up to its last event if absent.")
+@click.option("--out", type=OutputFile(".csv"), required=True, help="Table to write, for --faults.")
+def faults(log: str, on: str, nodes: str, days: str | None, out: Path) -> None:
+    """Fault rates and repair times from a LOG of faults: CSV, or a public trace as JSON.
+
+    A row of the CSV has the columns node, start, end (empty while it lasts), and may have cause and detail. Times are
+    days since the log began, or dates. Faults that are not over count as such in the fit of repair times.
+    """
+    from fullmesh.calibrate.faults import fit_faults
+    from fullmesh.catalog.fault_log import read_fault_log
+    from fullmesh.catalog.faults import faults_text
+    from fullmesh.faces.cli.tables import percent, show, table
+    from fullmesh.files import write_text
+    from fullmesh.glossary import label
+    from fullmesh.machine import load_machine
+    from fullmesh.values import number, whole
+
+    found = read_fault_log(log)
+    span = None if days is None else number(days, where="--days", above=0.0, most=1e5) * 86_400.0
+    fit = fit_faults(
+        found, load_machine(on), num_nodes=whole(nodes, where="--nodes", least=1, most=1_000_000), span_s=span
+    )
+    write_text(out, faults_text(fit.rates))
+    rows = table(
+        "Faults", "domain", "faults>", "a year and member>", "repair, mean>", "median>", "law", "unfinished>?"
+    )
+    for rate in fit.rates:
+        if rate.domain in fit.counts:
+            repair = fit.repairs[rate.domain]
+            rows.add_row(
+                label(f"domain_{rate.domain}"), f"{fit.counts[rate.domain]:,}", f"{rate.rate_per_year:.3g}",
+                f"{repair.mean_h:,.1f} h", f"{repair.median_h:,.1f} h", repair.law, f"{repair.censored:,}",
+            )  # fmt: skip
+    spread = "not known from a log this short" if math.isnan(fit.site_spread) else f"{fit.site_spread:.2f}"
+    show(
+        rows,
+        f"{fit.per_node_year:.3g} faults a node and year over {fit.node_years:,.1f} node-years; "
+        f"{percent(fit.unavailable)} of node time in repair; {fit.planned:,} entries of planned work left out.",
+        f"Spread of the rate from one window of 54 days to the next (deviation of its logarithm): {spread}.",
+    )
+    tell(f"wrote {out}")
+
+
+@command.command()
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or npu.")
 @click.option("--out", type=OutputFile(), required=True, help="File to write.")
 def here(device: str, out: Path) -> None:

@@ -60,6 +60,11 @@ from fullmesh.glossary import Language
     help="What is equal: whole supernodes, devices, packages, power or money (the last two as the first machine).",
 )
 @click.option("--tokens", default="1T", show_default=True, help="Tokens of a training run (300B, 15T).")
+@click.option(
+    "--run",
+    metavar="TOKENS",
+    help="Add the whole run of so many tokens, with its faults: days, goodput, energy, money.",
+)
 @offload_option
 @software_option
 @profile_option

@@ -14,14 +14,14 @@ from fullmesh.output import formats
 from fullmesh.output.fields import cells, shown
 from fullmesh.search.engine import MEMORY_MARGIN
 from fullmesh.study.compare import Column, Comparison, Ratio
-from fullmesh.study.fields import best_text, column_fields, devices_text, racks_text
+from fullmesh.study.fields import RUN_KEYS, best_text, column_fields, devices_text, racks_text
 from fullmesh.units import si_prefix
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 # Rows that only a comparison with something to say there has.
-_ONLY_WHERE_SAID = ("exploratory_plan", "roomy_plan", "whole_plan")
+_ONLY_WHERE_SAID = ("exploratory_plan", "roomy_plan", "whole_plan", *RUN_KEYS)
 # What the table of equal packages repeats; a narrow terminal leaves out the last two.
 _SHORT = ("step_time", "tokens_per_s", "mfu", "energy_per_token")
 
@@ -39,6 +39,11 @@ def report(c: Comparison, lang: Language) -> list[Table | str]:
         out.append(_waterfall_table(c.columns, lang))
     if c.ratios:
         out += [_ratio_table(c.ratios, label("ratios", lang), lang), *_reasons(c.ratios), *_saved(c)]
+    out += [
+        f"- {label('run_days', lang)}: {r.slower} / {r.faster} {r.ratio:.2f} ({r.low:.2f} to {r.high:.2f}), "
+        f"{label('tie' if r.tie else 'differs', lang)}."
+        for r in c.run_ratios
+    ]
     if c.equal_packages:
         out += ["", _short_table(c.equal_packages, lang)]
         if c.equal_ratios:

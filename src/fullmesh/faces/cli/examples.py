@@ -26,6 +26,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "fullmesh plan qwen3-30b-a3b --on cloudmatrix384 --chips 64 --json",
         ),
     ),
+    "goodput": (
+        (
+            "Days, spares and what faults cost, two ways to recover",
+            "fullmesh goodput llama-3-8b --on h100 --tokens 1T --policy restart,memory",
+        ),
+        (
+            "All figures for a program, and how many units 5 MW feed",
+            "fullmesh goodput llama-3-8b --on cm384 --tokens 1T --site 5MW --json",
+        ),
+    ),
     "simulate": (
         ("Where the step of a plan goes", f"fullmesh simulate {SCENARIO}"),
         ("All figures for a program", f"fullmesh simulate {SCENARIO} --json"),

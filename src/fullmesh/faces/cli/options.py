@@ -24,6 +24,7 @@ Found = TypeVar("Found")
 # The same names as in search, sizing, timeline and recipes, which are only imported when a command runs.
 OBJECTIVES = ("time", "energy", "money")
 BASES = ("units", "devices", "packages", "power", "money")
+POLICIES = ("restart", "memory", "hot-spares", "shrink", "process", "in-step")
 LEVELS = ("closed-form", "bottleneck", "max-min")
 ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")

@@ -1,0 +1,167 @@
+"""What ``fullmesh goodput`` prints."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fullmesh.faces.cli.tables import percent, table, title
+from fullmesh.glossary import Language, label
+from fullmesh.outcomes.fields import limit_text
+from fullmesh.outcomes.goodput.engine import LOSSES
+from fullmesh.outcomes.goodput.forecast import RunForecast
+from fullmesh.output import formats
+from fullmesh.output.fields import shown
+from fullmesh.study.goodput import Goodput
+from fullmesh.study.goodput_fields import GOODPUT_DEFINITION, POLICY_FIELDS, days_text
+from fullmesh.units import duration, si_prefix
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# inputs of the tornado that are shown
+_LARGEST = 8
+# domains with fewer stops than this share of all are left out of the table
+_LEAST_SHARE = 0.001
+
+
+def report(g: Goodput, lang: Language) -> list[Table | str]:
+    """Tables and lines of a run."""
+    f = g.forecast
+    if f is None:
+        limit = "" if g.infeasible is None else f": {limit_text(g.infeasible)}"
+        return [f"{g.model}, {g.machine}: {label('does_not_fit', lang)}{limit}."]
+    e = f.estimate
+    m = e.machine
+    units = formats.count(e.plan.num_devices / m.devices_per_unit, m.unit_name)
+    out: list[Table | str] = [
+        f"{e.model.name}, {formats.tokens(f.num_tokens)} on {units} of {m.name} ({e.plan.num_devices:,} devices)",
+        f"{title('best_plan', lang)}: {e.plan.text()}; {formats.seconds(e.step_s)} a step, "
+        f"{e.tokens_per_s:,.0f} tokens/s; {label('mtbf', lang)} {duration(f.mtbf_s)}.",
+        "",
+        _policies(f, lang),
+        _losses(f, lang),
+        _domains(f, lang),
+    ]
+    if f.tornado:
+        out.append(_tornado(f, lang))
+    return [*out, *_notes(f, lang)]
+
+
+def _policies(f: RunForecast, lang: Language) -> Table:
+    out = table("", "", *(label(f"policy_{p.recovery.policy}", lang) for p in f.policies), leading=1)
+    for field in shown(POLICY_FIELDS, "goodput"):
+        assert field.text is not None
+        cells = [field.text(p, lang) for p in f.policies]
+        if set(cells) != {"-"}:
+            out.add_row(field.label(lang), *cells)
+    return out
+
+
+def _losses(f: RunForecast, lang: Language) -> Table:
+    out = table(
+        label("losses", lang),
+        "",
+        *(label(f"policy_{p.recovery.policy}", lang) + ">" for p in f.policies),
+        leading=1,
+    )
+
+    def cell(seconds: float, wall: float) -> str:
+        if not math.isfinite(wall):
+            return "-"
+        return f"{days_text(seconds / 86400)} {percent(seconds / wall):>7}"
+
+    out.add_row(label("useful_steps", lang), *(cell(p.work_s, p.wall_s) for p in f.policies))
+    for key in LOSSES:
+        if any(p.losses_s[key] > 1e-4 * p.wall_s for p in f.policies):
+            out.add_row(label(key, lang), *(cell(p.losses_s[key], p.wall_s) for p in f.policies))
+    out.add_section()
+    out.add_row(label("wall_time", lang), *(cell(p.wall_s, p.wall_s) for p in f.policies))
+    return out
+
+
+def _domains(f: RunForecast, lang: Language) -> Table:
+    out = table(
+        label("fault_domains", lang),
+        label("fault_domain", lang),
+        label("fault_effect", lang),
+        label("members", lang) + ">",
+        label("faults_per_year", lang) + ">",
+        label("kind", lang) + "?",
+    )
+    most = max(d.per_year for d in f.domains)
+    for d in sorted(f.domains, key=lambda d: -d.per_year):
+        if d.per_year >= _LEAST_SHARE * most:
+            effect = label(f"effect_{d.effect}", lang)
+            if d.effect == "slow":
+                effect += f" (-{percent(d.bandwidth_lost)})"
+            out.add_row(
+                label(f"domain_{d.domain}", lang), effect, f"{d.members:,.0f}", f"{d.per_year:,.3g}", d.kind
+            )
+    return out
+
+
+def _tornado(f: RunForecast, lang: Language) -> Table:
+    out = table(
+        label("tornado", lang),
+        label("input", lang),
+        label("run_days", lang) + ">",
+        label("run_money", lang) + ">?",
+    )
+    for s in f.tornado[:_LARGEST]:
+        usd = "-"
+        if s.usd_low is not None and s.usd_high is not None and math.isfinite(s.usd_low + s.usd_high):
+            usd = f"{formats.money(s.usd_low)} to {formats.money(s.usd_high)}"
+        days = f"{days_text(s.days_low)} to {days_text(s.days_high)}"
+        out.add_row(label(f"input_{s.key}", lang), days, usd)
+    return out
+
+
+def _notes(f: RunForecast, lang: Language) -> list[str]:
+    p = f.policies[0]
+    lines = [
+        label("notes", lang),
+        f"- {title('goodput', lang)}: {GOODPUT_DEFINITION}.",
+        "- Figures are the median of the runs, with P10 and P90 in brackets; they vary with the step's own error, with "
+        f"fault rates and with luck ({f.runs:,} runs, seed {f.seed}). Losses are means.",
+        f"- {title('checkpoint_interval', lang)}: in brackets where it costs at most half a per cent of the time more; "
+        f"Young's is {duration(p.intervals.young_s)}. A checkpoint of {formats.gigabytes(f.checkpoint.total_bytes)} "
+        f"takes {duration(f.checkpoint.write_s)} to storage.",
+    ]
+    targets = ", ".join(f"{n:,} for {float(t):.1%}" for t, n in p.spares_for.items())
+    lines.append(f"- {title('spares', lang)} so that at most such a share of faults finds none: {targets}.")
+    if p.stock_nodes:
+        lines.append(f"- Nodes in stock, while others are repaired: {p.stock_nodes:,}.")
+    if p.energy_j is not None:
+        pue = "/".join(f"{x:g}" for x in f.pue)
+        lines.append(
+            f"- {title('run_energy', lang)}: at the meter of the site, PUE {pue}, spares included. Power is by what "
+            "devices do in a step; before the semicolon the mean, behind it the peak."
+        )
+    for m in p.money:
+        parts = ", ".join(
+            f"{label('cost_' + k, lang)} {formats.money(v)}" for k, v in m.parts_usd.items() if v
+        )
+        kind = label("rented" if m.rented else "bought", lang)
+        lines.append(
+            f"- {title('run_money', lang)}, {kind}: {formats.money(m.usd.p50)} ({parts}); {m.basis}."
+        )
+    if len(p.money) > 1:
+        lines.append(
+            "- A rent covers power, hosting and network; a purchase is written off and pays them apart."
+        )
+    if f.cap is not None:
+        c = f.cap
+        lines.append(
+            f"- {title('power_cap', lang)} {si_prefix(c.cap_w, 'W')} a device: clock {percent(c.clock)}, step "
+            f"{formats.change(c.step_factor - 1)}, {days_text(c.days_without)} become {days_text(c.days_with)}."
+        )
+    if f.site is not None:
+        s = f.site
+        lines.append(
+            f"- {title('site', lang)} {si_prefix(s.site_w, 'W')}: {s.units:,} units of "
+            f"{si_prefix(s.unit_peak_w, 'W')} at their peak with cooling ({s.units_low:,} to "
+            f"{s.units_high:,}); {s.units_nameplate:,} by nameplate."
+        )
+    lines += [f"- {note[:1].upper() + note[1:]}." for note in f.notes]
+    return lines

@@ -1,0 +1,125 @@
+"""Recovery policies: what a job does after a fault, and what that takes, from checkpoint bytes, links and inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from fullmesh.catalog.run_inputs import RunInputs
+
+PolicyName = Literal["restart", "memory", "hot-spares", "shrink", "process", "in-step"]
+POLICIES: tuple[PolicyName, ...] = ("restart", "memory", "hot-spares", "shrink", "process", "in-step")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint of a plan is, and how fast it goes.
+
+    Parameters
+    ----------
+    total_bytes, bytes_per_device : float
+    write_s : float
+        Until all of it is in storage; loading takes as long.
+    copy_s : float
+        Of a device's share to host memory, or back.
+    stall_s : float
+        That the step loses for one that goes to storage.
+    """
+
+    total_bytes: float
+    bytes_per_device: float
+    write_s: float
+    copy_s: float
+    stall_s: float
+
+
+def checkpoint_of(
+    parameters: float, devices: int, nodes: float, host_bytes_per_s: float | None, inputs: RunInputs
+) -> Checkpoint:
+    """The checkpoint of a model: every device writes an equal share, through its node's link and common storage."""
+    total = parameters * inputs["checkpoint_bytes"]
+    share = total / devices
+    rate = min(inputs["storage_bandwidth"], max(nodes, 1.0) * inputs["node_storage_bandwidth"])
+    host = (host_bytes_per_s or inputs["host_bandwidth"]) * inputs["host_efficiency"]
+    write, copy = total / rate, share / host
+    return Checkpoint(
+        total_bytes=total,
+        bytes_per_device=share,
+        write_s=write,
+        copy_s=copy,
+        stall_s=inputs["checkpoint_overhead"] + copy + (0.0 if inputs["asynchronous"] >= 0.5 else write),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What a policy takes, in seconds.
+
+    Parameters
+    ----------
+    policy : str
+    detection_s, restart_s, load_s, warm_up_s : float
+        After a fault of one node.
+    wide_detection_s, wide_restart_s, wide_load_s : float
+        After a fault that only storage helps against: of a rack, a coolant unit, a switch, or a silent one.
+    near_s : float or None
+        Fixed distance of near checkpoints (a step); None where it is to be chosen.
+    near_stall_s : float
+        Of one near checkpoint.
+    two_levels : bool
+        Near checkpoints in memory beside those in storage; otherwise storage alone.
+    shrinks : bool
+        Goes on with fewer devices instead of waiting.
+    """
+
+    policy: PolicyName
+    detection_s: float
+    restart_s: float
+    load_s: float
+    warm_up_s: float
+    wide_detection_s: float
+    wide_restart_s: float
+    wide_load_s: float
+    near_s: float | None
+    near_stall_s: float
+    two_levels: bool
+    shrinks: bool
+
+    @property
+    def near_total_s(self) -> float:
+        """From a fault to full speed, without lost work."""
+        return self.detection_s + self.restart_s + self.load_s + self.warm_up_s
+
+    @property
+    def wide_total_s(self) -> float:
+        """The same where only storage helps."""
+        return self.wide_detection_s + self.wide_restart_s + self.wide_load_s + self.warm_up_s
+
+
+def recovery_of(policy: PolicyName, c: Checkpoint, step_s: float, i: RunInputs) -> Recovery:
+    """What a policy takes for a checkpoint and a step."""
+    detection, restart, load, near = i["detection"], i["restart"], c.copy_s, None
+    stall = c.copy_s + i["memory_overhead"]
+    if policy == "restart":
+        load, stall = c.write_s, c.stall_s
+    elif policy == "hot-spares":
+        restart = i["spare_start"]
+    elif policy == "process":
+        detection, restart = i["process_detection"], i["process_restart"]
+    elif policy == "in-step":
+        # one figure for all of it; states come from other replicas, so nothing is copied ahead
+        detection, restart, load, near, stall = 0.0, i["in_step_recovery"], 0.0, step_s, 0.0
+    return Recovery(
+        policy=policy,
+        detection_s=detection,
+        restart_s=restart,
+        load_s=load,
+        warm_up_s=0.0 if policy == "in-step" else i["warm_up"],
+        wide_detection_s=i["detection"],
+        wide_restart_s=i["restart"],
+        wide_load_s=c.write_s,
+        near_s=near,
+        near_stall_s=stall,
+        two_levels=policy != "restart",
+        shrinks=policy == "shrink",
+    )

@@ -1,0 +1,74 @@
+"""How many spares are busy, and how often a fault finds none: loss systems, which do not ask how repairs are spread."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Floats = npt.NDArray[np.float64]
+
+
+def erlang_b(spares: int, load: Floats | float) -> Floats:
+    """Probability that a fault finds all spares in repair.
+
+    Parameters
+    ----------
+    spares : int
+    load : float or array
+        Mean number of members in repair if spares were without end: rate times mean repair time.
+
+    Notes
+    -----
+    Erlang's loss formula, by its recursion; it depends on the mean repair time alone. With faults that go on while
+    the job waits, the number in repair is a Poisson number, and this is its share at ``spares`` among those up to it.
+    """
+    a = np.asarray(load, dtype=np.float64)
+    blocked = np.ones_like(a)
+    for k in range(1, spares + 1):
+        blocked = a * blocked / (k + a * blocked)
+    return blocked
+
+
+def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Floats:
+    """Mean time until no more than ``spares`` members are in repair again, after a fault that found all of them there.
+
+    Notes
+    -----
+    The time that a Poisson number of members in repair spends above ``spares``, over how often it gets there. Idle
+    nodes are taken to fail as often as busy ones. Infinite where the wait is longer than any run.
+    """
+    a = np.minimum(np.asarray(load, dtype=np.float64), 600.0 + spares)
+    out: Floats = np.asarray(repair_s) * special.hyp1f1(1.0, spares + 2.0, a) / (spares + 1.0)
+    return out
+
+
+def mean_excess(spares: int, load: Floats | float) -> Floats:
+    """Mean number of members in repair beyond the spares, where the job goes on without them (a Poisson number)."""
+    a = np.asarray(load, dtype=np.float64)
+    term = np.exp(-a)
+    below = term * spares
+    for k in range(1, spares):
+        term = term * a / k
+        below = below + term * (spares - k)
+    # E max(N - s, 0) = a - s + E max(s - N, 0)
+    out: Floats = np.maximum(a - spares + (below if spares else 0.0), 0.0)
+    return out
+
+
+def spares_for(load: float, target: float, most: int = 100_000) -> int:
+    """The fewest spares with which a fault finds none with at most probability ``target``."""
+    if load <= 0:
+        return 0
+    blocked, k = 1.0, 0
+    while blocked > target and k < most:
+        k += 1
+        blocked = load * blocked / (k + load * blocked)
+    return k
+
+
+def availability(mtbf_s: float, mttr_s: float) -> float:
+    """Share of time up of one thing that fails and is repaired in turn."""
+    return mtbf_s / (mtbf_s + mttr_s) if math.isfinite(mtbf_s) else 1.0
