@@ -171,6 +171,15 @@ def effect_keys(term: Term, setting: Setting) -> list[tuple[str, float]]:
     ]
 
 
+@functools.lru_cache(maxsize=4096)
+def _keys(model: Model, setting: Setting) -> tuple[tuple[float, tuple[str, ...]], ...]:
+    """Offset and names of the effects of every term in a setting: many profiles are laid over the same settings."""
+    return tuple(
+        (term.offset(setting), tuple(key for key, _ in effect_keys(term, setting)))
+        for term in load_terms(model)
+    )
+
+
 def is_open(name: str) -> bool:
     """Whether an effect is of something that nobody stated: it is not estimated, but counts as uncertain."""
     return f"={UNKNOWN}" in name
@@ -240,9 +249,8 @@ class EffectProfile:
     def summed(self, model: Model, setting: Setting) -> list[float]:
         """Sum of the effects of every term in a setting."""
         return [
-            term.offset(setting)
-            + sum(self.effects.get(seen_as(key, self.effects), 0.0) for key, _ in effect_keys(term, setting))
-            for term in load_terms(model)
+            offset + sum([self.effects.get(seen_as(key, self.effects), 0.0) for key in keys])
+            for offset, keys in _keys(model, setting)
         ]
 
     def deviation(self, name: str, expected: float) -> float:

@@ -269,7 +269,10 @@ def _predict(table: CaseTable, odd: Mapping[str, str], shipped: bool, *, own: bo
     for name in {c.row.publisher for c in table.cases} if not own else ():
         if name in by_publisher:
             members = np.array([c.row.publisher == name for c in table.cases])
-            less = table.peak_memory(by_publisher[name])
+            theirs = dataclasses.replace(
+                table, groups=tuple(g for g in table.groups if members[g.members].any())
+            )
+            less = theirs.peak_memory(by_publisher[name])
             allocated_without[members], reserved_without[members] = less[0][members], less[1][members]
     return _Predicted(
         cases=table.cases,
@@ -408,7 +411,8 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
     }
     groups = {name: _by(scored, key) for name, key in groupings.items()}
     groups["publisher that was left out"] = _by(scored, lambda r: r.publisher, "left_out_publisher_step_s")
-    other = [r for r in timed if r not in headline and r.predicted_step_s is not None]
+    counted = {id(r) for r in headline}
+    other = [r for r in timed if id(r) not in counted and r.predicted_step_s is not None]
     groups["outside the headline"] = _by(other, lambda r: f"tier {r.tier}, {r.phase}", "predicted_step_s")
     with_memory = [
         r for r in rows if r.published_memory_bytes and r.predicted_memory_bytes and r.tier in ("A", "B")

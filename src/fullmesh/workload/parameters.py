@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 from fullmesh.errors import ModelError
 from fullmesh.workload.layers import MoE
@@ -147,7 +148,9 @@ def parameter_counts(model: ModelSpec) -> ParameterCounts:
     2412.19437, section 2.2).
     """
     per_norm = model.hidden * NORM_VECTORS[model.norm]
-    layers = tuple(layer_parameters(model, layer) for layer in model.layers)
+    layers: tuple[LayerParameters, ...] = ()
+    for layer, equal in itertools.groupby(model.layers):
+        layers += (layer_parameters(model, layer),) * len(list(equal))
     block = [layer_parameters(model, layer) for layer in model.prediction_block]
     module = 2 * model.hidden**2 + 3 * per_norm
     return ParameterCounts(

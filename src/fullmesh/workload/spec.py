@@ -108,7 +108,9 @@ class ModelSpec:
     @property
     def kinds(self) -> tuple[Layer, ...]:
         """The distinct layers, in the order of their first use."""
-        return tuple(dict.fromkeys(self.layers))
+        # most layers equal the one before, and to see that takes less than a hash
+        turns = [b for a, b in zip((None, *self.layers), self.layers, strict=False) if a is not b and a != b]
+        return tuple(dict.fromkeys(turns))
 
     @property
     def prediction_block(self) -> tuple[Layer, ...]:

@@ -137,6 +137,8 @@ def _exchange(
             buffer = num_bytes * ranks / level.members
         else:
             ranks, buffer = level.ranks, num_bytes / level.inside
+        if not (ranks > 1).any():
+            continue  # nobody leaves the level below
         line = level.line_bytes_per_s(ranks - 1.0)
         # a bound speaks of this level's own exchange: more nodes outside do not change what runs inside one
         share = buffer / ranks if kind in ("all_gather", "reduce_scatter") else buffer
@@ -150,6 +152,8 @@ def _exchange(
             if term.up_to_bytes is not None:
                 allowed &= (share <= term.up_to_bytes) & (level.members <= term.up_to_ranks)
                 taken = taken | allowed
+            if not allowed.any():
+                continue
             seconds = term_s(term, buffer, ranks, line, level.inside, fabric.inner_step)
             offers.append((term, np.where(allowed, seconds, np.inf)))
         best, local = _fastest(total, offers, names)
@@ -169,6 +173,8 @@ def _all_to_all(
     for level in levels:
         fabric = find_fabric(fabrics, machine, level.tiers[-1])
         peers = level.outside
+        if not (peers > 0).any():
+            continue  # nobody leaves the level below
         # a term takes (ranks - 1) / ranks of a buffer: hand it the buffer whose share is what this level carries
         ranks = peers + 1.0
         buffer = num_bytes * ranks / group
@@ -187,6 +193,8 @@ def _send_recv(
     total = np.zeros_like(num_bytes)
     for level in levels:
         fabric = find_fabric(fabrics, machine, level.tiers[-1])
+        if not (level.ranks > 1).any():
+            continue
         pair = np.where(level.ranks > 1, 2.0, 1.0)
         line = level.line_bytes_per_s(np.ones_like(pair))
         ways = [term_s(t, num_bytes, pair, line) for t in _terms(fabric, level, "send_recv")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ class LogLattice:
 
     def _block(self, columns: list[Floats]) -> Floats:
         counts = self.log_s.shape
-        strides = [int(np.prod(counts[axis + 1 :])) for axis in range(len(counts))]
+        strides = [math.prod(counts[axis + 1 :]) for axis in range(len(counts))]
         base = np.zeros(columns[0].size, dtype=np.intp)
         parts = []
         beyond = np.zeros(columns[0].size)
