@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 import pickle
 import sys
@@ -23,8 +24,27 @@ from typing import Any, TypeVar, cast
 from numba import njit, types
 from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.np import linalg
 
 from fullmesh.language import say
+
+
+def _load_array_functions() -> None:
+    """Load Numba's array functions without their look for BLAS, which imports all of SciPy's linear algebra.
+
+    They look for convolutions alone, and what is compiled for one looks again.
+    """
+    look = getattr(linalg, "ensure_blas", None)
+    if look is None:
+        return
+    linalg.ensure_blas = lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+_load_array_functions()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
