@@ -188,7 +188,9 @@ def longest_published() -> Mapping[str, int]:
 def beyond_published(machine: Machine, seq: int) -> str:
     """A sentence where no published result on such cores has a sequence of that length, empty elsewhere."""
     # the same machine is looked at first: reading the files of all of them takes longer than the rest
-    enough = sorted((name for name, most in _longest_on().items() if most >= seq), key=lambda n: n != machine.id)
+    enough = sorted(
+        (name for name, most in _longest_on().items() if most >= seq), key=lambda n: n != machine.id
+    )
     if any(_cores_on(name) == cores_of(machine.chip) for name in enough):
         return ""
     found = longest_published()

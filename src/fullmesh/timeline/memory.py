@@ -13,6 +13,13 @@ from fullmesh.timeline.schedule import tasks as b
 from fullmesh.timeline.schedule.graph import Floats
 
 
+# kinds of tasks that take activations or free them
+_HOLDS = (
+    b.K_FORWARD, b.K_PAIRED_FORWARD, b.K_BACKWARD, b.K_PAIRED_BACKWARD, b.K_INPUT, b.K_WEIGHT, b.K_COPY_OUT,
+    b.K_COPY_IN,
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryProfile:
     """Bytes held after each change, all rows in one column.
@@ -93,12 +100,16 @@ def memory_profile(timeline: Timeline, costs: PipelineCosts) -> MemoryProfile:
 
 
 def _num_parts(timeline: Timeline, costs: PipelineCosts) -> Floats:
-    """In how many parts the pass of each task was cut, shape (N,)."""
+    """In how many parts the pass of each task that takes or frees memory was cut, shape (N,); 1 for all others."""
     graph = timeline.graph
     if costs.fsdp_gather_s is None and costs.fsdp_scatter_s is None and costs.grad_buckets == 1:
         return np.ones(len(graph))
-    key = (graph.rank.astype(np.int64) * len(b.KINDS) + graph.kind) * (costs.num_chunks + 1) + graph.chunk
-    key = key * (costs.num_microbatches + 1) + graph.microbatch + 1
+    held = np.isin(np.arange(len(b.KINDS)), _HOLDS)
+    out: Floats = np.ones(len(graph))
+    chosen = np.flatnonzero(held[graph.kind])
+    key = graph.rank[chosen].astype(np.int64) * len(b.KINDS) + graph.kind[chosen]
+    key = key * (costs.num_chunks + 1) + graph.chunk[chosen]
+    key = key * (costs.num_microbatches + 1) + graph.microbatch[chosen] + 1
     _, index, count = np.unique(key, return_inverse=True, return_counts=True)
-    out: Floats = count[index].astype(np.float64)
+    out[chosen] = count[index]
     return out
