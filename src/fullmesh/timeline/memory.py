@@ -12,7 +12,6 @@ from fullmesh.timeline.engine.engines import Timeline
 from fullmesh.timeline.schedule import tasks as b
 from fullmesh.timeline.schedule.graph import Floats
 
-
 # kinds of tasks that take activations or free them
 _HOLDS = (
     b.K_FORWARD, b.K_PAIRED_FORWARD, b.K_BACKWARD, b.K_PAIRED_BACKWARD, b.K_INPUT, b.K_WEIGHT, b.K_COPY_OUT,
