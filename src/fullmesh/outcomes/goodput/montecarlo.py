@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from fullmesh.outcomes.goodput.engine import LOSSES, Outcomes, Run, expected
 from fullmesh.outcomes.goodput.rates import Load
@@ -122,6 +121,8 @@ class _Draws:
 
 def _spread_table(spread: float) -> npt.NDArray[np.float32]:
     """Quantiles of a lognormal number of mean one: what is looked up costs less than what is drawn."""
+    from scipy import special  # only where a whole run is asked for: it takes long to import
+
     places = (np.arange(4096) + 0.5) / 4096
     values = np.exp(spread * special.ndtri(places))
     out: npt.NDArray[np.float32] = (values / values.mean()).astype(np.float32)

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,6 +39,8 @@ def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Fl
     The time that a Poisson number of members in repair spends above ``spares``, over how often it gets there. Idle
     nodes are taken to fail as often as busy ones. Infinite where the wait is longer than any run.
     """
+    from scipy import special  # only where a whole run is asked for: it takes long to import
+
     a = np.minimum(np.asarray(load, dtype=np.float64), 600.0 + spares)
     out: Floats = np.asarray(repair_s) * special.hyp1f1(1.0, spares + 2.0, a) / (spares + 1.0)
     return out
