@@ -15,7 +15,7 @@ from fullmesh.errors import PlanError
 from fullmesh.machine import Machine, load_machine
 from fullmesh.outcomes.estimate import Estimate, estimate, evaluate, log_variances
 from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
-from fullmesh.outcomes.support import DEVIATION_PER_PAIR, missing_words, num_missing
+from fullmesh.outcomes.support import missing_variance, missing_words, num_missing
 from fullmesh.plan import Plans
 from fullmesh.plan.feasible import allowed
 from fullmesh.search import search, software_of
@@ -130,9 +130,11 @@ def test_the_fastest_prediction_steps_back_where_no_result_speaks_for_it() -> No
     assert missing[0] < missing[1]
     assert found.missing == missing_words(model, machine, fastest.plan) != ()
     # a pair that no result has costs what it is said to
-    assert DEVIATION_PER_PAIR > 0
+    said = missing_variance(missing)
+    assert said[1] > said[0]
     added = log_variances(evaluate(model, machine, Plans.of([fastest.plan])))[0]
-    assert added > DEVIATION_PER_PAIR**2 * missing[1]
+    assert added > said[1]
+    assert missing_variance(np.array([0, 1, 10, 300])) == pytest.approx([0.0, 0.01, 0.1, 0.1])
 
 
 def test_ties_are_layouts_that_their_own_error_cannot_tell_apart() -> None:

@@ -21,7 +21,7 @@ from fullmesh.errors import PlanError
 from fullmesh.machine import Borrowed, Machine
 from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.intervals import Interval, interval_for
-from fullmesh.outcomes.support import DEVIATION_PER_PAIR, above_published, beyond_published, num_missing
+from fullmesh.outcomes.support import above_published, beyond_published, missing_variance, num_missing
 from fullmesh.output import formats
 from fullmesh.output.result import Result
 from fullmesh.plan import RECIPES, Plan, Plans
@@ -279,7 +279,7 @@ def log_variances(result: Evaluation) -> Floats:
         return np.full(len(plans), math.inf)
     settings, index = settings_of(model, machine, plans)
     left = log_step_variance(result.stages, plans, settings, index, load_effects(), uncertainty)
-    out: Floats = left + DEVIATION_PER_PAIR**2 * num_missing(model, machine, plans).astype(np.float64)
+    out: Floats = left + missing_variance(num_missing(model, machine, plans))
     return out
 
 

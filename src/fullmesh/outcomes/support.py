@@ -29,10 +29,11 @@ from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, RECIPES, RECOMPUTES, SCHEDUL
 from fullmesh.workload import ModelSpec
 
 Bools = npt.NDArray[np.bool_]
-# Deviation of the logarithm of the step time for each pair that no result has. Predicted without their publisher,
-# results that miss one or two pairs scatter by 19.0 % (root mean square), those that miss none by 14.8 %; more pairs
-# add less each, so that a plan with many is held for less sure than it is.
+# Deviation of the logarithm of the step time for each pair that no result has, and how many pairs count at most.
+# Predicted without their publisher, results that miss none scatter by 14.8 % (root mean square), those that miss one or
+# two by 19.0 %, those that miss 21 and more by 34.7 %, which is what ten pairs make of it.
 DEVIATION_PER_PAIR = 0.1
+MOST_PAIRS = 10
 # By how much a predicted use of the peak may exceed the best published one before the result says so.
 MFU_MARGIN = 0.05
 # What is known: for cores and kind of model, the pairs of attribute values that some result has.
@@ -216,6 +217,12 @@ def num_missing(
         table = np.array([[(x, y) not in pairs for y in b.values] for x in a.values], dtype=np.int64)
         missing += table[a.code, b.code]
     return missing
+
+
+def missing_variance(missing: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Variance of the logarithm of the step time that pairs without a result add, by their number."""
+    out: npt.NDArray[np.float64] = DEVIATION_PER_PAIR**2 * np.minimum(missing, MOST_PAIRS)
+    return out
 
 
 def missing_words(

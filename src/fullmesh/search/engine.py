@@ -25,8 +25,8 @@ from fullmesh.outcomes.estimate import (
 )
 from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
 from fullmesh.outcomes.support import (
-    DEVIATION_PER_PAIR,
     beyond_published,
+    missing_variance,
     missing_words,
     nearest,
     num_missing,
@@ -424,7 +424,7 @@ def _surest_first(
     The winner of thousands is predicted too fast by selection: a plan that leads by an effect that few results know, or
     by a combination that none has, steps back behind one that many speak for.
     """
-    far = np.log(cost[feasible]) + far_deviations() * DEVIATION_PER_PAIR * np.sqrt(missing[feasible])
+    far = np.log(cost[feasible]) + far_deviations() * np.sqrt(missing_variance(missing[feasible]))
     order = feasible[np.argsort(far, kind="stable")]
     leaders = _first_of_each(_layout(plans, order), order)
     chosen = leaders[:WEIGHED]
