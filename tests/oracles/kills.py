@@ -106,6 +106,8 @@ def jobs(folder: Path) -> list[Job]:
         "framework,machine,n_gpus,model,seq,precision,TP,mbs,gbs,recompute,step_s\n"
         "our own,h200,8,llama-3-8b,4096,BF16,1,1,64,none,5.0\n"
     )
+    log = folder / "in" / "log.csv"
+    log.write_text("node,start,end,cause\n" + "".join(f"n{k},{k}.5,{k}.9,GPU\n" for k in range(12)))
     tables = folder / "in" / "tables"
     tables.mkdir()
     made = fullmesh.simulate(scenario)
@@ -143,6 +145,10 @@ def jobs(folder: Path) -> list[Job]:
         job("calibrate collectives --out", ("c.json",), "calibrate", "collectives", str(tables), "--out", "OUT"),
         job("calibrate published --out", step, "calibrate", "published", "--out", "FOLDER"),
         job("calibrate results --out", ("mine.json",), "calibrate", "results", str(runs), "--out", "OUT"),
+        job(
+            "calibrate faults --out", ("rates.csv",),
+            "calibrate", "faults", str(log), "--on", "dgx-h100", "--nodes", "40", "--out", "OUT",
+        ),
         job("calibrate here --out", ("here.json",), "calibrate", "here", "--out", "OUT"),
         Job(options=("save",), files=("result.json",), run=lambda: made.save(folder / "out" / "result.json")),
     ]  # fmt: skip

@@ -17,7 +17,13 @@ from fullmesh.outcomes.goodput.montecarlo import simulate_runs
 from fullmesh.outcomes.goodput.policies import POLICIES, Checkpoint, PolicyName, recovery_of
 from fullmesh.outcomes.goodput.rates import Load
 from fullmesh.outcomes.goodput.replayed import Stop, joined, replay_stops
-from fullmesh.outcomes.goodput.spares import availability, erlang_b, mean_excess, spares_for
+from fullmesh.outcomes.goodput.spares import (
+    availability,
+    cheapest_spares,
+    erlang_b,
+    mean_excess,
+    spares_for,
+)
 
 DAY_S, HOUR_S = 86_400.0, 3600.0
 INPUTS = load_run_inputs()
@@ -257,3 +263,12 @@ def test_public_analyses_of_8192_ascend_chips(mtbf_h: float, mttr_min: float, pu
     up = float(out.work_s / out.wall_s)
     assert up == pytest.approx(math.exp(-mttr_min / 60 / mtbf_h), rel=1e-3)
     assert up == pytest.approx(published, abs=6e-3)
+
+
+def test_cheapest_spare_units() -> None:
+    """A supernode kept beside one costs as much as the job; beside a hundred it pays."""
+    assert cheapest_spares(0.05, units=1, most=3) == 0
+    assert cheapest_spares(0.05, units=200, most=3) >= 1
+    assert cheapest_spares(0.0, units=10, most=3) == 0
+    chosen = [cheapest_spares(0.3, units=n, most=6) for n in (1, 10, 100, 1000)]
+    assert chosen == sorted(chosen)

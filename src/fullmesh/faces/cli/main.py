@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -209,9 +210,16 @@ def _on_unraisable(told: Any) -> None:
         sys.__unraisablehook__(told)
         return
     number = signal.SIGINT if told.exc_type is KeyboardInterrupt else signal.SIGTERM
-    again = threading.Timer(0.002, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
+    told_of = threading.Event()
+
+    def ask_again() -> None:
+        # what is raised in here would be dropped for good: not before the callback has been left
+        told_of.wait()
+        time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=ask_again, daemon=True).start()
+    told_of.set()
 
 
 def _compiles(frame: FrameType | None) -> bool:

@@ -34,7 +34,7 @@ from fullmesh.outcomes.goodput.power import (
 )
 from fullmesh.outcomes.goodput.rates import Load, Slowness, load_of
 from fullmesh.outcomes.goodput.replayed import joined, replay_stops, stops_of_log
-from fullmesh.outcomes.goodput.spares import erlang_b, spares_for
+from fullmesh.outcomes.goodput.spares import cheapest_spares, erlang_b, spares_for
 from fullmesh.outcomes.waterfall import Waterfall, waterfall
 from fullmesh.workload.parameters import parameter_counts
 
@@ -87,7 +87,10 @@ def spread_of(values: Floats) -> Spread:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SpareRequest:
-    """Spares as asked for: ``auto`` chooses as many as the target needs; ``share`` is of the job's own units."""
+    """Spares as asked for; ``share`` is of the job's own units.
+
+    ``auto`` chooses as many nodes as the target needs, or the units with which a run is cheapest.
+    """
 
     kind: Literal["auto", "node", "unit"] = "auto"
     count: int = 0
@@ -430,7 +433,9 @@ def _spare_kind(machine: Machine, asked: SpareRequest) -> str:
 
 def _num_spares(asked: SpareRequest, machine: Machine, kind: str, busy: float, target: float) -> int:
     if asked.kind == "auto" and asked.share is None:
-        return spares_for(busy, target)
+        enough = spares_for(busy, target)
+        # a whole supernode that waits may cost more than the job that waits for one
+        return enough if kind == "node" else cheapest_spares(busy, math.ceil(machine.num_units), enough)
     if asked.share is not None:
         size = machine.devices_per_node if kind == "node" else machine.devices_per_unit
         return math.ceil(asked.share * machine.num_devices / size)

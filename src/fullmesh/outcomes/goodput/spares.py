@@ -70,6 +70,26 @@ def spares_for(load: float, target: float, most: int = 100_000) -> int:
     return k
 
 
+def cheapest_spares(load: float, units: int, most: int) -> int:
+    """Spare units with which a run takes the least unit-time: a spare waits as long as all others work.
+
+    Parameters
+    ----------
+    load : float
+        Mean number of units in repair if spares were without end.
+    units : int
+        That the job needs.
+    most : int
+        Spares to consider, from none.
+    """
+
+    def unit_time(spares: int) -> float:
+        waiting = load * float(erlang_b(spares, load)) * float(mean_wait(spares, load, 1.0))
+        return (units + spares) * (1.0 + waiting)
+
+    return min(range(most + 1), key=unit_time)
+
+
 def availability(mtbf_s: float, mttr_s: float) -> float:
     """Share of time up of one thing that fails and is repaired in turn."""
     return mtbf_s / (mtbf_s + mttr_s) if math.isfinite(mtbf_s) else 1.0
