@@ -14,6 +14,7 @@ from fullmesh.calibrate.effects.published import StepFit
 from fullmesh.cost.effects import EffectProfile
 from fullmesh.cost.uncertainty import Uncertainty
 from fullmesh.outcomes.intervals import FewShot
+from fullmesh.outcomes.support import Neighbour
 
 CommandLine = Callable[..., tuple[int, str, str]]
 
@@ -38,7 +39,10 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> StepFit:
         ),
         support={"H100|dense": {("precision bf16", "ZeRO up to 1")}},
         few_shot={"me": (FewShot(shots=1, configurations=7, before=0.2, after=0.1),)},
-        results={"H100|dense": [{"id": "X1", "model": "m", "device": "H100", "devices": 8, "values": ["a"]}]},
+        neighbours=(
+            Neighbour(key="H100|dense", id="X1", model="m", device="H100", devices=8, values=("a", "")),
+        ),
+        longest_seq={"H100": 8192},
         best_mfu={"H100|dense|bf16": 0.5},
         chips={"h100": 12},
     )

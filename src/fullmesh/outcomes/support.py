@@ -6,25 +6,21 @@ model. What was never seen together is said in words, and makes a prediction les
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import importlib.resources
 import itertools
 import json
 import math
-import re
-import tomllib
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fullmesh.cost.effects import architecture_of, cores_of
-from fullmesh.data import DATA_DIR
-from fullmesh.machine import Machine, load_machine
+from fullmesh.cost.uncertainty import read_arrays
+from fullmesh.machine import Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, RECIPES, RECOMPUTES, SCHEDULES, Plan, Plans
 from fullmesh.workload import ModelSpec
 
@@ -99,6 +95,39 @@ def seen_pairs(model: ModelSpec, machine: Machine, plans: Plans) -> set[tuple[st
     return out
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A published result that a plan may be told to be near to: what ran, and its attributes in words."""
+
+    key: str
+    id: str
+    model: str
+    device: str
+    devices: int
+    values: tuple[str, ...]
+
+
+_COLUMNS = tuple(f.name for f in dataclasses.fields(Neighbour))
+
+
+def neighbour_arrays(found: Sequence[Neighbour]) -> dict[str, npt.NDArray[np.generic]]:
+    """Results as arrays of the compressed file of the fit, a column a field."""
+    return {f"neighbour_{name}": np.array([getattr(n, name) for n in found]) for name in _COLUMNS}
+
+
+@functools.cache
+def load_neighbours() -> tuple[Neighbour, ...]:
+    """The results that the shipped profile was fitted on."""
+    arrays = read_arrays("step_fits.npz", *(f"neighbour_{name}" for name in _COLUMNS))
+    if not arrays:
+        return ()
+    columns = [arrays[f"neighbour_{name}"].tolist() for name in _COLUMNS]
+    return tuple(
+        Neighbour(key=key, id=id_, model=model, device=device, devices=devices, values=tuple(values))
+        for key, id_, model, device, devices, values in zip(*columns, strict=True)
+    )
+
+
 @functools.cache
 def _document() -> Mapping[str, Any]:
     path = importlib.resources.files("fullmesh.data").joinpath("profiles/support.json")
@@ -135,75 +164,35 @@ def nearest(model: ModelSpec, machine: Machine, plan: Plan) -> str:
 
     Among equals the one nearest in devices. Empty without a result on such cores for such a model.
     """
-    results = _document().get("results", {}).get(key_of(model, machine), [])
-    if not results:
+    key, values = key_of(model, machine), values_of(model, machine, plan)
+
+    def distance(result: Neighbour) -> tuple[int, float]:
+        differ = sum(a != b for a, b in zip(values, result.values, strict=True))
+        return differ, abs(math.log(result.devices / plan.num_devices))
+
+    found = min((n for n in load_neighbours() if n.key == key), key=distance, default=None)
+    if found is None:
         return ""
-    values = values_of(model, machine, plan)
-
-    def distance(entry: Mapping[str, Any]) -> tuple[int, float]:
-        differ = sum(a != b for a, b in zip(values, entry["values"], strict=True))
-        return differ, abs(math.log(entry["devices"] / plan.num_devices))
-
-    found = min(results, key=distance)
-    apart = [a or f"no {b}" for a, b in zip(values, found["values"], strict=True) if a != b]
-    who = f"{found['id']}, {found['model']} on {found['devices']:,} {found['device']}"
+    apart = [a or f"no {b}" for a, b in zip(values, found.values, strict=True) if a != b]
+    who = f"{found.id}, {found.model} on {found.devices:,} {found.device}"
     return who + (f", which differs in {len(apart)}: {'; '.join(apart)}" if apart else ", of the same kind")
 
 
-@functools.cache
-def _longest_on() -> Mapping[str, int]:
-    """As `longest_published`, by the name of the machine, empty for an unknown one."""
-    folder = DATA_DIR / "results"
-    devices = tomllib.loads((folder / "devices.toml").read_text("utf-8"))["device"]
-    machines: dict[str, str] = {}
-    longest: dict[str, int] = {}
-    for path in sorted(folder.glob("training_results*.csv")):
-        with path.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                measured = row["step_s"] or row["tok_s_gpu"]
-                if not measured or row["phase"] != "pretrain" or not row["seq"].isdecimal():
-                    continue
-                gpu = row["gpu"]
-                if gpu not in machines:
-                    known = (d["machine"] for d in devices if re.search(d["pattern"], gpu, re.IGNORECASE))
-                    machines[gpu] = next(known, "")
-                longest[machines[gpu]] = max(longest.get(machines[gpu], 0), int(row["seq"]))
-    return MappingProxyType(longest)
-
-
-@functools.cache
-def _cores_on(machine: str) -> str:
-    return cores_of(load_machine(machine).chip) if machine else ""
-
-
-@functools.cache
 def longest_published() -> Mapping[str, int]:
-    """Tokens of the longest sequence that a published result of pre-training has, by cores; from the shipped tables."""
-    longest: dict[str, int] = {}
-    for machine, seq in _longest_on().items():
-        cores = _cores_on(machine)
-        longest[cores] = max(longest.get(cores, 0), seq)
-    return MappingProxyType(longest)
+    """Tokens of the longest sequence that a published result has, by cores."""
+    found: Mapping[str, int] = _document().get("longest_seq", {})
+    return found
 
 
 def beyond_published(machine: Machine, seq: int) -> str:
     """A sentence where no published result on such cores has a sequence of that length, empty elsewhere."""
-    # the same machine is looked at first: reading the files of all of them takes longer than the rest
-    enough = sorted(
-        (name for name, most in _longest_on().items() if most >= seq), key=lambda n: n != machine.id
-    )
-    if any(_cores_on(name) == cores_of(machine.chip) for name in enough):
-        return ""
     found = longest_published()
-    longest = found.get(cores_of(machine.chip), 0)
-    where = "on such cores"
+    longest, where = found.get(cores_of(machine.chip), 0), "on such cores"
     if not longest:
         longest, where = max(found.values(), default=0), "on any chip"
-    return (
-        ""
-        if seq <= longest
-        else (f"no published result {where} with a sequence beyond {longest:,} tokens; this one has {seq:,}")
-    )
+    if seq <= longest:
+        return ""
+    return f"no published result {where} with a sequence beyond {longest:,} tokens; this one has {seq:,}"
 
 
 def num_missing(

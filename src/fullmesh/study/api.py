@@ -300,7 +300,9 @@ def goodput(
 
     with personal_profile(profile):
         found: Estimate | Infeasible | None
-        if isinstance(model, Estimate | Scenario) or str(model).endswith(".toml"):
+        if not isinstance(model, ModelSpec) and (
+            isinstance(model, Estimate | Scenario) or str(model).endswith(".toml")
+        ):
             if (on, units, chips, batch, seq) != (None,) * 5:
                 raise ScenarioError(
                     "the plan is given, and with it machine, size and batch",
@@ -311,7 +313,7 @@ def goodput(
             if isinstance(model, Estimate):
                 found = model
             else:
-                found = pipeline.simulate_scenario(model, named_software(software))  # type: ignore[arg-type]
+                found = pipeline.simulate_scenario(model, named_software(software))
             machine, name = found.machine, found.model.name
             run_options = options_on(machine)
         else:

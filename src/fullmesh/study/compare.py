@@ -10,7 +10,7 @@ from typing import Any
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, is_close, machine_power_w
-from fullmesh.outcomes.goodput.forecast import PolicyForecast
+from fullmesh.outcomes.goodput.records import PolicyForecast
 from fullmesh.outcomes.money import Money, money_of, time_to_tokens_s
 from fullmesh.outcomes.waterfall import Waterfall, waterfall
 from fullmesh.output import formats

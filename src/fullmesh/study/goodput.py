@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fullmesh.catalog.fault_log import FaultLog, read_fault_log
 from fullmesh.catalog.faults import FaultTable, load_faults
@@ -15,8 +15,9 @@ from fullmesh.catalog.run_inputs import load_run_inputs, read_assumptions
 from fullmesh.errors import CatalogError, ScenarioError, did_you_mean, shown
 from fullmesh.machine import Machine, load_machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible
-from fullmesh.outcomes.goodput.forecast import RunForecast, RunOptions, SpareRequest, forecast
+from fullmesh.outcomes.goodput.forecast import forecast
 from fullmesh.outcomes.goodput.policies import POLICIES, PolicyName
+from fullmesh.outcomes.goodput.records import RunForecast, RunOptions, SpareRequest
 from fullmesh.output import formats
 from fullmesh.output.result import Result
 from fullmesh.reading import LARGEST_CSV_BYTES, read_text
@@ -143,8 +144,8 @@ def read_policies(value: str | Sequence[str]) -> tuple[PolicyName, ...]:
                 expected="all, or some of " + ", ".join(POLICIES),
                 hint=did_you_mean(str(name)[:50], [*POLICIES, "all"]),
             )
-    known = {n: n for n in POLICIES}
-    return tuple(dict.fromkeys(known[n] for n in names))  # type: ignore[index]
+    by_name: dict[str, PolicyName] = {n: n for n in POLICIES}
+    return tuple(dict.fromkeys(by_name[n] for n in names))
 
 
 def read_spares(value: int | str | None, machine: Machine) -> SpareRequest:
@@ -169,7 +170,7 @@ def read_spares(value: int | str | None, machine: Machine) -> SpareRequest:
         )
     amount, word = float(match[1]), match[2] or ""
     supernode = machine.devices_per_unit > machine.devices_per_node
-    kind = "unit" if supernode else "node"
+    kind: Literal["unit", "node"] = "unit" if supernode else "node"
     if word.startswith("node") and supernode:
         raise ScenarioError(
             f"a plan uses whole units of {machine.name}, so a spare node has no place in one",
@@ -180,10 +181,10 @@ def read_spares(value: int | str | None, machine: Machine) -> SpareRequest:
     if word == "%":
         if amount > 100:
             raise ScenarioError("more than 100 % of spares", where="--spares", expected=expected)
-        return SpareRequest(kind=kind, share=amount / 100.0)  # type: ignore[arg-type]
+        return SpareRequest(kind=kind, share=amount / 100.0)
     if amount != int(amount):
         raise ScenarioError(f"{match[1]} is no whole number", where="--spares", expected=expected)
-    return SpareRequest(kind=kind, count=int(amount))  # type: ignore[arg-type]
+    return SpareRequest(kind=kind, count=int(amount))
 
 
 def read_pue(value: float | str | Sequence[float] | None) -> tuple[float, ...]:

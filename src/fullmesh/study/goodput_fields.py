@@ -10,7 +10,7 @@ from typing import Any
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.fields import estimate_record, infeasible_record
 from fullmesh.outcomes.goodput.engine import LOSSES
-from fullmesh.outcomes.goodput.forecast import MoneyForecast, PolicyForecast, RunForecast, Spread
+from fullmesh.outcomes.goodput.records import MoneyForecast, PolicyForecast, RunForecast, Spread
 from fullmesh.output import formats
 from fullmesh.output.fields import Field, columns, figure, row
 from fullmesh.study.goodput import Goodput, finite

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
-from fullmesh.outcomes.goodput.forecast import RunOptions, forecast
+from fullmesh.outcomes.goodput.forecast import forecast
+from fullmesh.outcomes.goodput.records import RunOptions
 from fullmesh.plan.software import Software
 from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
 from fullmesh.search.space import Candidates, Question, candidates

@@ -24,7 +24,7 @@ from fullmesh.calibrate.effects.intervals import (
     uncertainty_of,
 )
 from fullmesh.calibrate.effects.spread import estimate_spread
-from fullmesh.cost.effects import EffectProfile
+from fullmesh.cost.effects import EffectProfile, cores_of
 from fullmesh.cost.uncertainty import Uncertainty
 from fullmesh.errors import ResultsError
 from fullmesh.evidence.cases import CaseTable, case_table
@@ -41,7 +41,7 @@ from fullmesh.evidence.published import (
 from fullmesh.evidence.results import ResultRow
 from fullmesh.files import write_bytes, write_json
 from fullmesh.outcomes.intervals import FewShot
-from fullmesh.outcomes.support import key_of, seen_pairs, values_of
+from fullmesh.outcomes.support import Neighbour, key_of, neighbour_arrays, seen_pairs, values_of
 from fullmesh.plan import RECIPES
 from fullmesh.workload.flops import model_flop_per_token
 
@@ -68,8 +68,10 @@ class StepFit:
         What one and three configurations of a left-out publisher are worth.
     support : mapping
         Pairs of attributes of plans that some result has, by cores and kind of model.
-    results : mapping
-        Results to name as the nearest to a plan, by cores and kind of model.
+    neighbours : tuple of Neighbour
+        Results to name as the nearest to a plan.
+    longest_seq : mapping of str to int
+        Tokens of the longest sequence of a result, by cores.
     best_mfu : mapping
         Highest published use of the peak, by cores, kind of model and precision.
     chips : mapping of str to int
@@ -84,7 +86,8 @@ class StepFit:
     intervals: IntervalFit
     few_shot: Mapping[str, tuple[FewShot, ...]]
     support: Mapping[str, set[tuple[str, str]]]
-    results: Mapping[str, list[dict[str, object]]]
+    neighbours: tuple[Neighbour, ...]
+    longest_seq: Mapping[str, int]
     best_mfu: Mapping[str, float]
     chips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -157,7 +160,8 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         intervals=intervals,
         few_shot=few,
         support=_support(table, use),
-        results=_results(table, use),
+        neighbours=_neighbours(table, use),
+        longest_seq=_longest_seq(table, use),
         best_mfu=_best_mfu(table, published, use),
         chips=dict(
             sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
@@ -176,19 +180,31 @@ def _support(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, set[tupl
     return out
 
 
-def _results(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, list[dict[str, object]]]:
+def _neighbours(table: CaseTable, use: npt.NDArray[np.bool_]) -> tuple[Neighbour, ...]:
     """One result for each combination of attributes, model, device and number of devices, to name as the nearest."""
-    out: dict[str, dict[tuple[object, ...], dict[str, object]]] = {}
+    out: dict[Neighbour, Neighbour] = {}
     for case, used in zip(table.cases, use, strict=True):
         if used:
-            row = case.row
-            entry: dict[str, object] = {
-                "id": row.id, "model": case.model.name, "device": row.gpu, "devices": row.n_gpus,
-                "values": list(values_of(case.model, case.machine, case.plan)),
-            }  # fmt: skip
-            same = (*values_of(case.model, case.machine, case.plan), case.model.name, row.gpu, row.n_gpus)
-            out.setdefault(key_of(case.model, case.machine), {}).setdefault(same, entry)
-    return {key: list(found.values()) for key, found in sorted(out.items())}
+            found = Neighbour(
+                key=key_of(case.model, case.machine),
+                id="",
+                model=case.model.name,
+                device=case.row.gpu,
+                devices=case.plan.num_devices,
+                values=values_of(case.model, case.machine, case.plan),
+            )
+            out.setdefault(found, dataclasses.replace(found, id=case.row.id))
+    return tuple(out.values())
+
+
+def _longest_seq(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Longest sequence that a result has, in tokens, by cores."""
+    out: dict[str, int] = {}
+    for case, used in zip(table.cases, use, strict=True):
+        if used:
+            cores = cores_of(case.machine.chip)
+            out[cores] = max(out.get(cores, 0), case.plan.seq)
+    return dict(sorted(out.items()))
 
 
 def _best_mfu(table: CaseTable, published_s: Floats, use: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -249,6 +265,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         "deviation": u.deviation.astype(np.float32),
         "directions": u.directions.astype(np.float32),
         "strength": u.strength.astype(np.float32),
+        **neighbour_arrays(fit.neighbours),
     }
     write_bytes(folder / "step_fits.npz", packed(arrays))
     write_json(
@@ -256,10 +273,10 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         {
             "provenance": provenance,
             "best_mfu": dict(fit.best_mfu),
+            "longest_seq": dict(fit.longest_seq),
             "pairs": {
                 key: [list(pair) for pair in sorted(found)] for key, found in sorted(fit.support.items())
             },
-            "results": dict(fit.results),
         },
     )
     write_json(

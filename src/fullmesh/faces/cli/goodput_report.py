@@ -9,7 +9,7 @@ from fullmesh.faces.cli.tables import percent, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.fields import limit_text
 from fullmesh.outcomes.goodput.engine import LOSSES
-from fullmesh.outcomes.goodput.forecast import RunForecast
+from fullmesh.outcomes.goodput.records import RunForecast
 from fullmesh.output import formats
 from fullmesh.output.fields import shown
 from fullmesh.study.goodput import Goodput
