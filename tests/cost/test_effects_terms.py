@@ -148,3 +148,33 @@ def test_half_precisions_run_on_the_same_units() -> None:
     stages = stage_table(model, machine, plans)
     variance = log_step_variance(stages, plans, settings, index, load_effects(), u)
     assert variance[0] == pytest.approx(variance[1], rel=0.05)
+
+
+def _all_term_and_variance(machine_name: str, kernels: str) -> tuple[float, float]:
+    """What the stack and its kernels do to all terms, and the variance of the step, of one plan."""
+    model, machine = load_model("llama-3-8b"), load_machine(machine_name, num_devices=8)
+    plans = Plans.of([Plan(dp=8, gbs=64, kernels=kernels, stack="nemo-26.06")])
+    settings, index = settings_of(model, machine, plans)
+    u = load_uncertainty()
+    assert u is not None
+    stages = stage_table(model, machine, plans)
+    table = load_effects().table("step", settings, index)
+    variance = log_step_variance(stages, plans, settings, index, load_effects(), u)
+    return float(table.column("all")[0]), float(variance[0])
+
+
+def test_what_kernels_gain_is_taken_over_by_cores_that_have_shown_it_or_nothing_else() -> None:
+    known = load_effects().kernels
+    assert "transformer-engine" in known["H100"]
+    assert "transformer-engine" not in known["A100"]
+    assert "Rubin" not in known
+    for machine in ("h100", "vera-rubin-nvl72"):
+        assert (
+            _all_term_and_variance(machine, "transformer-engine")[0]
+            < _all_term_and_variance(machine, "unknown")[0]
+        )
+    # A100 has results with other kernels alone: nothing is gained, and the step is as unsure as with unknown ones
+    assert _all_term_and_variance("a100", "transformer-engine") == _all_term_and_variance("a100", "unknown")
+    assert (
+        _all_term_and_variance("a100", "transformer-engine")[1] > _all_term_and_variance("a100", "torch")[1]
+    )

@@ -240,17 +240,30 @@ class EffectProfile:
     spread : mapping of str to float
         Standard deviation of the effects of a level (see :func:`level_of`) over the values that were seen: what an
         effect of a value never seen may be.
+    kernels : mapping of str to sequence of str
+        Whose kernels some result has, by cores.
     """
 
     effects: Mapping[str, float]
     provenance: Mapping[str, object]
     spread: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    kernels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    def seen(self, setting: Setting) -> Setting:
+        """A setting as far as results speak of it: kernels that were never seen on these cores count as unknown.
+
+        What kernels gain was seen on the cores that they were written for, and older ones with results of their own
+        need not gain as much. Cores without any result take it over, as they take over the kernels themselves.
+        """
+        if setting.kernels in self.kernels.get(setting.cores, (setting.kernels,)):
+            return setting
+        return dataclasses.replace(setting, kernels=UNKNOWN)
 
     def summed(self, model: Model, setting: Setting) -> list[float]:
         """Sum of the effects of every term in a setting."""
         return [
             offset + sum([self.effects.get(seen_as(key, self.effects), 0.0) for key in keys])
-            for offset, keys in _keys(model, setting)
+            for offset, keys in _keys(model, self.seen(setting))
         ]
 
     def deviation(self, name: str, expected: float) -> float:
@@ -278,7 +291,10 @@ def _shipped_effects() -> EffectProfile:
         return EffectProfile(effects={}, provenance={})
     data = json.loads(path.read_text("utf-8"))
     return EffectProfile(
-        effects=data["effects"], provenance=data["provenance"], spread=data.get("spread", {})
+        effects=data["effects"],
+        provenance=data["provenance"],
+        spread=data["spread"],
+        kernels=data["kernels"],
     )
 
 

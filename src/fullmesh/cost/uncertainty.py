@@ -150,7 +150,7 @@ def log_step_variance(
     for number, setting in enumerate(settings):
         members = np.flatnonzero(index == number)
         for t, term in enumerate(load_terms("step")):
-            for key, expected in effect_keys(term, setting):
+            for key, expected in effect_keys(term, profile.seen(setting)):
                 name, slope = seen_as(key, at), slopes[members, t]
                 if name in at:
                     gradients[members, at[name]] += slope

@@ -78,7 +78,7 @@ def update(
     for _ in range(ROUNDS):
         current = _replaced(profile, known.names, effects)
         slopes = log_step_slopes(table.stages, table.plans, current, table.settings, table.setting_index)
-        gradients = _by_effect(table, slopes, at)
+        gradients = _by_effect(table, slopes, profile, at)
         log_step = np.log(table.step_times(current).step_s)[table.order]
         spread = known.times(gradients)
         total = gradients @ spread + noise_deviation**2 * np.eye(len(target))
@@ -101,19 +101,19 @@ def _with_new(table: CaseTable, profile: EffectProfile, uncertainty: Uncertainty
     known = set(uncertainty.names)
     for setting in table.settings:
         for term in load_terms("step"):
-            for name, expected in effect_keys(term, setting):
+            for name, expected in effect_keys(term, profile.seen(setting)):
                 if name not in known:
                     new[name] = profile.deviation(name, expected)
     return uncertainty.extended(new)
 
 
-def _by_effect(table: CaseTable, slopes: Floats, at: dict[str, int]) -> Floats:
+def _by_effect(table: CaseTable, slopes: Floats, profile: EffectProfile, at: dict[str, int]) -> Floats:
     """Slopes over effects, from those over the sums of effects of each term."""
     out = np.zeros((len(slopes), len(at)))
     for number, setting in enumerate(table.settings):
         members = np.flatnonzero(table.setting_index == number)
         for t, term in enumerate(load_terms("step")):
-            for name, _ in effect_keys(term, setting):
+            for name, _ in effect_keys(term, profile.seen(setting)):
                 if name in at:
                     out[members, at[name]] += slopes[members, t]
     return out

@@ -24,7 +24,7 @@ from fullmesh.calibrate.effects.intervals import (
     uncertainty_of,
 )
 from fullmesh.calibrate.effects.spread import estimate_spread
-from fullmesh.cost.effects import EffectProfile, cores_of
+from fullmesh.cost.effects import UNKNOWN, EffectProfile, cores_of
 from fullmesh.cost.uncertainty import Uncertainty
 from fullmesh.errors import ResultsError
 from fullmesh.evidence.cases import CaseTable, case_table
@@ -114,7 +114,9 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
     effects = fit_step(problem)
     progress("fitting memory effects")
     memory = _fit_memory(table)
-    profile = profile_of((problem.design, effects), memory, spread=spread)
+    profile = dataclasses.replace(
+        profile_of((problem.design, effects), memory, spread=spread), kernels=_kernels(table, use)
+    )
     fold_of = folds(rows)
     fold = np.array([fold_of[c.row.run_key] for c in table.cases])
     publisher = np.array([c.row.publisher for c in table.cases])
@@ -178,6 +180,16 @@ def _support(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, set[tupl
             pairs = seen_pairs(group.model, group.machine, group.plans.take(kept))
             out.setdefault(key_of(group.model, group.machine), set()).update(pairs)
     return out
+
+
+def _kernels(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, list[str]]:
+    """Whose kernels results have, by cores."""
+    out: dict[str, set[str]] = {}
+    for i in table.setting_index[use[table.order]]:
+        setting = table.settings[i]
+        if setting.kernels != UNKNOWN:
+            out.setdefault(setting.cores, set()).add(setting.kernels)
+    return {cores: sorted(found) for cores, found in sorted(out.items())}
 
 
 def _neighbours(table: CaseTable, use: npt.NDArray[np.bool_]) -> tuple[Neighbour, ...]:
@@ -250,6 +262,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
             "provenance": provenance,
             "effects": dict(sorted(fit.profile.effects.items())),
             "spread": dict(sorted(fit.profile.spread.items())),
+            "kernels": dict(fit.profile.kernels),
         },
     )
     u = fit.uncertainty
