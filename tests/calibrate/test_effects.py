@@ -34,6 +34,7 @@ from fullmesh.calibrate.effects.intervals import (
     HeldOut,
     _ends,
     fit_intervals,
+    fit_memory_intervals,
     predict_held_out,
     uncertainty_of,
 )
@@ -709,3 +710,28 @@ class TestWriting:
         with pytest.raises(OutputError, match="disk full"):
             write_json(path, {"a": 1})
         assert os.listdir(tmp_path) == []
+
+
+class TestMemoryIntervals:
+    def test_every_publisher_counts_the_same(self) -> None:
+        rng = np.random.default_rng(1)
+        found = fit_memory_intervals({"many": rng.normal(0.0, 0.01, 900), "few": rng.normal(0.5, 0.01, 9)})
+        assert found is not None
+        by_level = dict(zip(found.levels, found.quantiles, strict=True))
+        assert by_level[0.25] == pytest.approx(0.0, abs=0.03)
+        assert by_level[0.75] == pytest.approx(0.5, abs=0.03)
+        assert (found.rows, found.publishers) == (909, 2)
+        # neither is inside what the other alone says
+        assert found.coverage == 0.0
+
+    def test_peaks_alike_are_held_by_intervals_made_without_them(self) -> None:
+        rng = np.random.default_rng(2)
+        found = fit_memory_intervals({str(i): rng.normal(0.0, 0.1, 200) for i in range(6)})
+        assert found is not None
+        assert found.coverage == pytest.approx(0.8, abs=0.04)
+
+    def test_without_peaks_there_is_none(self) -> None:
+        assert fit_memory_intervals({"a": np.zeros(0)}) is None
+        alone = fit_memory_intervals({"a": np.array([0.1, 0.2])})
+        assert alone is not None
+        assert alone.coverage is None

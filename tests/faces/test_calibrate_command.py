@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fullmesh.calibrate.effects.intervals import IntervalFit
+from fullmesh.calibrate.effects.intervals import IntervalFit, MemoryFit
 from fullmesh.calibrate.effects.published import StepFit
 from fullmesh.cost.effects import EffectProfile
 from fullmesh.cost.uncertainty import Uncertainty
@@ -36,6 +36,9 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> StepFit:
             unseen=0.1,
             within_setting=0.05,
             coverage={"all": (12, 0.8)},
+        ),
+        memory_intervals=MemoryFit(
+            levels=(0.1, 0.9), quantiles=(-0.1, 0.2), rows=5, publishers=1, coverage=0.8
         ),
         support={"H100|dense": {("precision bf16", "ZeRO up to 1")}},
         few_shot={"me": (FewShot(shots=1, configurations=7, before=0.2, after=0.1),)},

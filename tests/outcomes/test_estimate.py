@@ -22,7 +22,7 @@ from fullmesh.outcomes.estimate import (
     machine_power_w,
     supported_precision,
 )
-from fullmesh.outcomes.intervals import Interval, interval_for
+from fullmesh.outcomes.intervals import Interval, interval_for, memory_interval_for
 from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import violations
 from fullmesh.plan.software import software_of
@@ -315,6 +315,40 @@ class TestIntervals:
         assert intervals.far_deviations() == 0.0
         assert intervals.results_of_chip("h200") == 0
         assert intervals.held_out_coverage()["all"][0] == 0
+
+    def test_a_peak_of_memory_is_as_sure_as_left_out_peaks_were(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fit = {
+            "levels": [0.1, 0.5, 0.9],
+            "quantiles": [-0.2, 0.0, 0.3],
+            "rows": 9,
+            "publishers": 3,
+            "coverage": 0.8,
+        }
+        monkeypatch.setattr(intervals, "_document", lambda: {"memory": fit})
+        found = memory_interval_for(50e9, 50e9 * math.exp(0.15))
+        assert found.low_bytes == pytest.approx(50e9 * math.exp(-0.2))
+        assert found.high_bytes == pytest.approx(50e9 * math.exp(0.3))
+        assert found.fits == pytest.approx(0.7)
+        assert found.is_within_evidence
+        assert found.basis.startswith("9 published peaks of 3 publishers")
+        roomy = memory_interval_for(10e9, 80e9)
+        assert roomy.fits == 0.9
+        assert not roomy.is_within_evidence
+        assert memory_interval_for(500e9, 80e9).fits == 0.1
+        assert intervals.memory_coverage() == (9, 0.8)
+
+    @given(st.floats(1e9, 1e12), st.floats(1.0, 10.0))
+    def test_more_memory_is_never_less_likely_to_fit(self, predicted: float, factor: float) -> None:
+        less, more = (memory_interval_for(predicted, 80e9 * x) for x in (1.0, factor))
+        assert 0.0 < less.fits <= more.fits < 1.0
+        assert less.low_bytes < predicted < less.high_bytes
+
+    def test_without_peaks_there_is_no_interval_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(intervals, "_document", dict)
+        assert math.isnan(memory_interval_for(1e9, 2e9).fits)
+        assert intervals.memory_coverage()[0] == 0
 
     def test_shipped_intervals_hold_the_prediction_and_what_they_promise(self) -> None:
         fit = intervals._document()

@@ -20,7 +20,7 @@ from fullmesh.cost.uncertainty import load_uncertainty, log_step_variance
 from fullmesh.errors import PlanError
 from fullmesh.machine import Borrowed, Machine
 from fullmesh.outcomes.caveats import caveats_of
-from fullmesh.outcomes.intervals import Interval, interval_for
+from fullmesh.outcomes.intervals import Interval, MemoryInterval, interval_for, memory_interval_for
 from fullmesh.outcomes.support import above_published, beyond_published, missing_variance, num_missing
 from fullmesh.output import formats
 from fullmesh.output.result import Result
@@ -103,8 +103,8 @@ class Estimate(Result):
 
     ``parts_s`` are the seconds of the waterfall and add up to ``step_s``; ``low_s`` and ``high_s`` are the bounds
     where everything that could overlap does and where nothing does; ``interval`` is the error bar from published
-    results. ``mfu`` counts causal model FLOPs without recompute, ``hfu`` the recomputed ones too, both over the dense
-    peak of the recipe's dtype.
+    results, ``memory_interval`` that of the memory. ``mfu`` counts causal model FLOPs without recompute, ``hfu`` the
+    recomputed ones too, both over the dense peak of the recipe's dtype.
     """
 
     model: ModelSpec
@@ -122,6 +122,7 @@ class Estimate(Result):
     hfu: float
     peak_flop_per_s: float
     memory_bytes: float
+    memory_interval: MemoryInterval
     capacity_bytes: float
     stages: tuple[StageEstimate, ...]
     energy_per_step_j: float | None
@@ -323,6 +324,7 @@ def _estimate_of(result: Evaluation, i: int, variance: float) -> Estimate:
         hfu=(model_flop + recomputed) / budget,
         peak_flop_per_s=peak,
         memory_bytes=float(result.memory_bytes[i]),
+        memory_interval=memory_interval_for(float(result.memory_bytes[i]), machine.chip.hbm_bytes),
         capacity_bytes=machine.chip.hbm_bytes,
         stages=tuple(_stage(result, int(r)) for r in rows),
         energy_per_step_j=energy,

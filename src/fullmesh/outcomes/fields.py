@@ -33,6 +33,21 @@ def interval_text(e: Estimate, lang: Language) -> str:
     return f"{formats.seconds(e.interval.low_s)} to {formats.seconds(e.interval.high_s)}"
 
 
+def memory_interval_text(e: Estimate, lang: Language) -> str:
+    """The 80 % interval of the memory with the chance that it fits, or that there is none."""
+    m = e.memory_interval
+    if not math.isfinite(m.low_bytes):
+        return label("unknown_error", lang)
+    return f"{formats.gigabytes(m.low_bytes)} to {formats.gigabytes(m.high_bytes)}, {_chance(e, lang)} likely to fit"
+
+
+def _chance(e: Estimate, lang: Language) -> str:
+    m = e.memory_interval
+    if not math.isfinite(m.fits):
+        return label("unknown_error", lang)
+    return ("" if m.is_within_evidence else "≥ " if m.fits > 0.5 else "≤ ") + formats.percent(m.fits, 0)
+
+
 def _batch(e: Estimate, lang: Language) -> str:
     p = e.plan
     return (
@@ -124,6 +139,31 @@ ESTIMATE_FIELDS: tuple[Field[Estimate], ...] = (
             figure("memory_bytes", lambda e: e.memory_bytes),
             figure("capacity_bytes", lambda e: e.capacity_bytes),
         ),
+    ),
+    Field(
+        key="memory_range",
+        tables=_WHOLE,
+        text=memory_interval_text,
+        figures=(
+            figure(
+                "memory_low_80_bytes",
+                lambda e: e.memory_interval.low_bytes,
+                path="memory_interval_80.low_bytes",
+            ),
+            figure(
+                "memory_high_80_bytes",
+                lambda e: e.memory_interval.high_bytes,
+                path="memory_interval_80.high_bytes",
+            ),
+            figure("", lambda e: e.memory_interval.basis, path="memory_interval_80.basis"),
+        ),
+    ),
+    Field(
+        key="memory_fits",
+        tables=("plan",),
+        optional=True,
+        text=_chance,
+        figures=(figure("memory_fits", lambda e: e.memory_interval.fits),),
     ),
     Field(
         key="energy_per_step",

@@ -9,6 +9,8 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+
 # Deviations of a normal distribution that hold 80 % of it.
 NORMAL = 1.2816
 #: Results of its own from which on a chip's borrowed parts are in the residuals that its interval is made of.
@@ -27,6 +29,22 @@ class Interval:
     log_half_width: float
     basis: str
     unproven: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryInterval:
+    """How much memory a plan may take in truth.
+
+    ``low_bytes`` and ``high_bytes`` cover 80 % of published peaks like this one, ``fits`` is the chance that the peak
+    stays below the capacity; ``basis`` says what they were made from. All of them nan without a published peak.
+    ``is_within_evidence`` is false where the capacity lies beyond all errors that are known: ``fits`` is then a bound.
+    """
+
+    low_bytes: float
+    high_bytes: float
+    fits: float
+    is_within_evidence: bool
+    basis: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,3 +155,28 @@ def interval_for(step_s: float, variance: float, *, unproven: str = "") -> Inter
         basis=basis,
         unproven=unproven,
     )
+
+
+def memory_interval_for(predicted_bytes: float, capacity_bytes: float) -> MemoryInterval:
+    """The 80 % interval of a peak of memory, and the chance that it fits."""
+    fit = _document().get("memory")
+    if not fit:
+        return MemoryInterval(
+            low_bytes=math.nan, high_bytes=math.nan, fits=math.nan, is_within_evidence=False, basis=""
+        )
+    logs, levels = fit["quantiles"], fit["levels"]
+    room = math.log(capacity_bytes / predicted_bytes)
+    tenth, nine_tenths = (predicted_bytes * math.exp(float(np.interp(q, levels, logs))) for q in (0.1, 0.9))
+    return MemoryInterval(
+        low_bytes=tenth,
+        high_bytes=nine_tenths,
+        fits=float(np.interp(room, logs, levels)),
+        is_within_evidence=logs[0] < room < logs[-1],
+        basis=f"{fit['rows']} published peaks of {fit['publishers']} publishers, each predicted without its publisher",
+    )
+
+
+def memory_coverage() -> tuple[int, float]:
+    """Published peaks, and the share of them inside intervals that were made without their publishers."""
+    fit = _document().get("memory") or {"rows": 0, "coverage": None}
+    return int(fit["rows"]), math.nan if fit["coverage"] is None else float(fit["coverage"])

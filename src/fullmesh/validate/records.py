@@ -39,6 +39,7 @@ def report_record(report: Report) -> dict[str, Any]:
             "memory_mean_of_publisher_medians": report.memory_median,
             "memory_left_out": [_errors(e) for e in report.memory_left_out],
             "memory_more_than_a_tenth_short": report.memory_short,
+            "memory_interval_coverage": dict(zip(("rows", "share"), report.memory_coverage, strict=True)),
             "few_shot": {k: [dataclasses.asdict(f) for f in found] for k, found in report.few_shot.items()},
             "refused_for_memory": {k: dataclasses.asdict(r) for k, r in report.refused.items()},
             "alternative_bins": [_errors(e) for e in report.alternatives],

@@ -23,7 +23,13 @@ from fullmesh.evidence.published import (
 )
 from fullmesh.evidence.results import ResultRow, read_results
 from fullmesh.outcomes.caveats import caveats_of
-from fullmesh.outcomes.intervals import FewShot, few_shot_results, held_out_coverage, interval_for
+from fullmesh.outcomes.intervals import (
+    FewShot,
+    few_shot_results,
+    held_out_coverage,
+    interval_for,
+    memory_coverage,
+)
 from fullmesh.validate.naive import naive_step_s
 
 Floats = npt.NDArray[np.float64]
@@ -106,7 +112,8 @@ class Report:
     """What ``fullmesh validate`` prints and writes.
 
     ``memory_left_out`` are errors of peaks of publishers that no fit had seen, all of them first; ``memory_short`` is
-    the share of them that was predicted more than a tenth too small.
+    the share of them that was predicted more than a tenth too small; ``memory_coverage`` are their number and the share
+    of them inside intervals that were made without their publishers.
     """
 
     rows: tuple[RowScore, ...]
@@ -117,6 +124,7 @@ class Report:
     memory_median: float
     memory_left_out: tuple[Errors, ...]
     memory_short: float
+    memory_coverage: tuple[int, float]
     few_shot: dict[str, tuple[FewShot, ...]]
     refused: dict[str, Refused]
     interval_coverage: dict[str, tuple[int, float]]
@@ -433,6 +441,7 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
         memory_short=float(np.mean([r.error("left_out_memory_bytes") < -TOO_SHORT for r in trained]))
         if trained
         else float("nan"),
+        memory_coverage=memory_coverage() if shipped else (0, float("nan")),
         few_shot=few_shot_results() if shipped else {},
         refused=_refused(predicted),
         interval_coverage=held_out_coverage() if shipped else _interval_coverage(scored),

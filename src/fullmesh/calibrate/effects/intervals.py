@@ -8,7 +8,7 @@ many of them an interval spans.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 # Share of published results that an interval should hold.
 COVERAGE = 0.8
 LARGEST_NOISE = 0.5
+# Levels at which the errors of left-out peaks of memory are kept; beyond them nothing is known.
+MEMORY_LEVELS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,51 @@ class IntervalFit:
     unseen: float
     within_setting: float | None
     coverage: dict[str, tuple[int, float]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFit:
+    """How far published peaks of memory lie from predictions made without their publishers.
+
+    Parameters
+    ----------
+    levels, quantiles : tuple of float
+        Logarithms of published over predicted peaks at some levels; every publisher counts the same.
+    rows, publishers : int
+    coverage : float or None
+        Share of the peaks inside 80 % intervals made without their publishers; None of a single publisher.
+    """
+
+    levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    rows: int
+    publishers: int
+    coverage: float | None
+
+
+def fit_memory_intervals(residuals: Mapping[str, Floats]) -> MemoryFit | None:
+    """Intervals of peaks from logarithms of published over predicted ones, by the publisher left out; None of none."""
+    known = {who: r for who, r in residuals.items() if len(r)}
+    if not known:
+        return None
+
+    def quantiles(levels: Floats, without: str = "") -> Floats:
+        kept = [r for who, r in known.items() if who != without]
+        weights = np.concatenate([np.full(len(r), 1.0 / len(r)) for r in kept])
+        return np.array([_quantile(np.concatenate(kept), weights, level) for level in levels])
+
+    edge = (1.0 - COVERAGE) / 2.0
+    inside: list[bool] = []
+    for who, r in known.items() if len(known) > 1 else ():
+        low, high = quantiles(np.array([edge, 1.0 - edge]), without=who)
+        inside += ((r >= low) & (r <= high)).tolist()
+    return MemoryFit(
+        levels=tuple(MEMORY_LEVELS.tolist()),
+        quantiles=tuple(np.round(quantiles(MEMORY_LEVELS), 4).tolist()),
+        rows=sum(map(len, known.values())),
+        publishers=len(known),
+        coverage=round(float(np.mean(inside)), 4) if inside else None,
+    )
 
 
 def uncertainty_of(problem: StepProblem, effects: Floats) -> Uncertainty:

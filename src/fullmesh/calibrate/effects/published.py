@@ -19,7 +19,9 @@ from fullmesh.calibrate.effects.fit import Design, fit_memory, fit_step, profile
 from fullmesh.calibrate.effects.intervals import (
     HeldOut,
     IntervalFit,
+    MemoryFit,
     fit_intervals,
+    fit_memory_intervals,
     predict_held_out,
     uncertainty_of,
 )
@@ -64,6 +66,7 @@ class StepFit:
     configurations : tuple of str
         What was fitted on.
     intervals : IntervalFit
+    memory_intervals : MemoryFit or None
     few_shot : mapping
         What one and three configurations of a left-out publisher are worth.
     support : mapping
@@ -84,6 +87,7 @@ class StepFit:
     by_publisher: dict[str, EffectProfile]
     configurations: tuple[str, ...]
     intervals: IntervalFit
+    memory_intervals: MemoryFit | None
     few_shot: Mapping[str, tuple[FewShot, ...]]
     support: Mapping[str, set[tuple[str, str]]]
     neighbours: tuple[Neighbour, ...]
@@ -160,6 +164,9 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
             sorted({configuration(c.row) for c, u in zip(table.cases, use, strict=True) if u})
         ),
         intervals=intervals,
+        memory_intervals=fit_memory_intervals(
+            {who: _memory_residuals(table, found, publisher == who) for who, found in by_publisher.items()}
+        ),
         few_shot=few,
         support=_support(table, use),
         neighbours=_neighbours(table, use),
@@ -168,6 +175,22 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         chips=dict(
             sorted(Counter(c.machine.chip.id for c, u in zip(table.cases, use, strict=True) if u).items())
         ),
+    )
+
+
+def _memory_residuals(table: CaseTable, profile: EffectProfile, held: npt.NDArray[np.bool_]) -> Floats:
+    """Logarithms of published over predicted peaks of the cases ``held`` out that publish one."""
+    allocated, reserved, _ = table.peak_memory(profile)
+    kinds = [
+        published_memory_bytes(c.row) if h and is_headline(c.row) else ("", None)
+        for c, h in zip(table.cases, held, strict=True)
+    ]
+    return np.array(
+        [
+            np.log(peak / (allocated if kind == "allocated" else reserved)[i])
+            for i, (kind, peak) in enumerate(kinds)
+            if peak
+        ]
     )
 
 
@@ -297,6 +320,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
         {
             "provenance": provenance,
             **dataclasses.asdict(fit.intervals),
+            "memory": None if fit.memory_intervals is None else dataclasses.asdict(fit.memory_intervals),
             "chips": dict(fit.chips),
             "few_shot": {who: [dataclasses.asdict(f) for f in found] for who, found in fit.few_shot.items()},
         },

@@ -139,6 +139,8 @@ def show_report(report: Report, worst: int) -> None:
     if report.memory_left_out:
         show(_lines("Peak memory, whole publishers left out", "publisher", report.memory_left_out))
         show(f"more than 10 % below the published peak: {percent(report.memory_short)} of the rows", "")
+        held = percent(report.memory_coverage[1])
+        show(f"80 % intervals of memory, made without their publishers, hold {held} of the peaks", "")
     if report.few_shot:
         t = table(
             "A few configurations of a publisher that was left out: median error on the rest",
