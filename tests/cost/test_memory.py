@@ -137,6 +137,8 @@ def test_states_take_eighteen_bytes_a_parameter_and_zero_divides_them() -> None:
     assert states(Plan(dp=8, gbs=8, zero=1)) == pytest.approx((2 * held, 4 * held, 12 * held / 8))
     assert states(Plan(dp=8, gbs=8, zero=2)) == pytest.approx((2 * held, 4 * held / 8, 12 * held / 8))
     assert states(Plan(dp=8, gbs=8, zero=1, grad_bytes=2))[1] == pytest.approx(2 * held)
+    assert states(Plan(dp=8, gbs=8, zero=1, grad_copy=True))[1] == pytest.approx(6 * held)
+    assert states(Plan(dp=8, gbs=8, zero=2, grad_copy=True))[1] == pytest.approx(4 * held / 8 + 2 * held)
     parameters, gradients, optimizer = states(Plan(dp=8, gbs=8, zero=3))
     layer = held / 8
     assert parameters == pytest.approx(4 * held / 8 + 2 * 2 * layer)

@@ -216,6 +216,10 @@ SAMPLE: dict[str, dict[str, object]] = {
     "AT002": {"tp_overlap": True, "grad_overlap": True, "param_overlap": True, "tp": 2},
     "MF008": {"recompute": "selective", "recompute_fraction": 21 / 80, "pp": 8, "sequence_parallel": True},
     "MF030": {"recompute": "full", "recompute_fraction": 49 / 80},
+    "BX0072": {
+        "layout": "E" + "t" * 9 + "|" + "t" * 9 + "|" + "t" * 8 + "|" + "t" * 6 + "L", "grad_copy": True,
+        "compiled": False, "fused_loss": False,
+    },
 }  # fmt: skip
 
 

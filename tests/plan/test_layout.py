@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullmesh.errors import PlanError
-from fullmesh.plan.layout import default_chunks, layout_text, parse_layout, stage_layout
+from fullmesh.plan.layout import (
+    default_chunks,
+    layout_by_work,
+    layout_text,
+    parse_layout,
+    stage_layout,
+)
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec, MoE
 
 MIXER = Attention(num_heads=8, num_kv_heads=8, head_dim=64)
@@ -210,3 +216,37 @@ def test_the_default_split_as_text_means_the_same(num_layers: int, num_chunks: i
     same = stage_layout(model(num_layers, mtp=mtp), num_chunks, 1)
     for name in ("counts", "embedding", "head", "mtp", "chunk_layers"):
         assert np.array_equal(getattr(found, name), getattr(same, name))
+
+
+@given(st.lists(st.floats(0.5, 1.0), min_size=16, max_size=60), st.floats(0.0, 8.0), st.integers(2, 8))
+def test_stages_of_equal_work_hold_every_layer_and_pass_their_share(
+    layers: list[float], head: float, num_stages: int
+) -> None:
+    """Layers are lighter than the share of a stage here; a heavier one takes a stage of its own."""
+    text = layout_by_work(layers, head, num_stages)
+    if not text:
+        return
+    chunks = parse_layout(text)
+    assert len(chunks) == num_stages
+    assert "".join(chunks) == "E" + "t" * len(layers) + "L"
+    share, position, done = (sum(layers) + head) / num_stages, 0, 0.0
+    for stage, chunk in enumerate(chunks[:-1], 1):
+        own = layers[position : position + chunk.count("t")]
+        position += len(own)
+        # the last layer of a stage is the one that passes its share
+        assert done + sum(own[:-1]) <= share * stage * (1 + 1e-9)
+        done += sum(own)
+        assert done > share * stage * (1 - 1e-9)
+
+
+def test_a_heavy_head_leaves_the_last_stage_fewer_layers() -> None:
+    """32 layers of 4,096 wide and a vocabulary of 131,072 on four stages: the head weighs two and a half layers."""
+    layer = 4 * 4096**2 + 3 * 14336 * 4096
+    chunks = parse_layout(layout_by_work([layer] * 32, 131072 * 4096, 4))
+    assert [c.count("t") for c in chunks] == [9, 9, 8, 6]
+    assert chunks[0].startswith("E")
+    assert chunks[-1].endswith("L")
+
+
+def test_no_layout_by_work_leaves_a_stage_empty() -> None:
+    assert layout_by_work([1.0] * 2, 100.0, 4) == ""

@@ -77,7 +77,8 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     held_twice = np.where((p.schedule == SCHEDULES.index("dualpipe")) & (p.pp > 1), 2.0, 1.0)
     parameters = np.where(fsdp, FP32_BYTES * owned(3) + gathered, BF16_BYTES * owned(3) + copies) * held_twice
     gradient_bytes = np.where(fsdp, FP32_BYTES, p.grad_bytes.astype(float))
-    gradients = np.where(frozen, 0.0, gradient_bytes * owned(2)) * held_twice
+    gradient = gradient_bytes * owned(2) + np.where(p.grad_copy, BF16_BYTES * (dense + experts), 0.0)
+    gradients = np.where(frozen, 0.0, gradient) * held_twice
     # the FP32 master is one of the optimizer's states, but FSDP holds it as the parameter
     states = p.optimizer_bytes - np.where(fsdp, FP32_BYTES, 0.0)
     optimizer = np.where(frozen, 0.0, states * owned(1))

@@ -13,9 +13,10 @@ from fullmesh.errors import CatalogError, PlanError, ResultsError, shown
 from fullmesh.evidence.results import ResultRow, row_model
 from fullmesh.machine import Machine, load_machine
 from fullmesh.plan import Plan
-from fullmesh.plan.layout import parse_layout
+from fullmesh.plan.layout import layout_by_work, parse_layout
 from fullmesh.plan.plan import MODULES, check_plan
 from fullmesh.workload import ModelSpec
+from fullmesh.workload.parameters import layer_parameters
 
 #: What is assumed where a row does not say what it recomputes.
 NO_RECOMPUTE_SAID = "recompute not published, none assumed"
@@ -66,7 +67,10 @@ def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     stack, options = row_stack(row.framework, row.source, row.overlap_and_flags)
     fields: dict[str, Any] = dict(options)
     fields["stack"] = stack
+    stages_by_work = fields.pop("layout", "") == "by work"
     fields.update(_degrees(row, model, fields, assumptions))
+    if stages_by_work and fields["pp"] > 1 and fields["vpp"] == 1:
+        fields["layout"] = layout_by_work(*_block_work(model), fields["pp"])
     fields["precision"] = row_precision(row.precision, fields.get("precision", "bf16"), assumptions)
     fields.update(_recompute(row.recompute, model, fields["pp"], assumptions))
     fields.update(_flags(row.overlap_and_flags, fields, model))
@@ -80,6 +84,12 @@ def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     plan = Plan(**fields)
     check_plan(plan, where=row.id)
     return Case(row=row, machine=machine, model=model, plan=plan, assumptions=tuple(assumptions))
+
+
+def _block_work(model: ModelSpec) -> tuple[list[float], float]:
+    """Parameters that a token passes through, of every layer and of the head."""
+    held = [layer_parameters(model, layer) for layer in model.layers]
+    return [float(p.active) for p in held], float(model.vocab * model.hidden)
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +113,29 @@ def layout_text(num_layers: int, num_chunks: int, mtp_layers: int = 0) -> str:
         repeats = len(list(equal))
         text += f"({chunk}|)*{repeats}" if repeats > 1 else f"{chunk}|"
     return text + last + "m" * mtp_layers + "L"
+
+
+def layout_by_work(layers: Sequence[float], head: float, num_stages: int) -> str:
+    """Stages of about equal work, in Megatron's notation: the next one begins where its share of the work is passed.
+
+    Some frameworks place blocks so, by the FLOPs of their products: the first stages get more layers, the last one the
+    head. Empty where a stage would be left without a layer or a head.
+
+    Parameters
+    ----------
+    layers : sequence of float
+        Work of every layer in order.
+    head : float
+        Work of the head, in the same unit.
+    """
+    total = sum(layers) + head
+    chunks, done = ["E"], 0.0
+    for letter, work in (*(("t", w) for w in layers), ("L", head)):
+        chunks[-1] += letter
+        done += work
+        if done > total * len(chunks) / num_stages and letter == "t":
+            chunks.append("")
+    return "|".join(chunks) if len(chunks) == num_stages and all(chunks) else ""
 
 
 @functools.lru_cache(maxsize=4096)

@@ -193,6 +193,11 @@ class PlanFields(Generic[N, S, B, C, M, T]):
         4, "bytes an element takes in the gradient reduction", "梯度归约中每个元素的字节数",
         allowed=(2, 4), expected="2 (BF16) or 4 (FP32)",
     )  # fmt: skip
+    grad_copy: B = switch(
+        False,
+        "16-bit gradients stay in memory beside the FP32 ones that they are added to",
+        "16 位梯度与其累加到的 FP32 梯度同时驻留显存",
+    )
     optimizer_bytes: N = number(
         12, "bytes of optimizer states a parameter, the FP32 master included (Adam 12, with BF16 moments 8)",
         "每个参数的优化器状态字节数,含 FP32 主权重(Adam 为 12,BF16 动量为 8)",

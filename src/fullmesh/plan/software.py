@@ -16,9 +16,9 @@ __all__ = ["CAPABILITIES", "Software", "read_software", "software_of"]
 
 #: Fields of a plan that software decides and a planner does not.
 CAPABILITIES = (
-    "kernels", "grad_bytes", "dispatcher", "cuda_graph", "grouped_experts", "flash_attention", "compiled", "fp8_params",
-    "sequence_parallel", "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap", "optimizer_bytes", "fused_loss",
-    "fsdp_prefetch", "weight_cache", "fused_casts", "issue_ns", "routing_syncs",
+    "kernels", "grad_bytes", "grad_copy", "dispatcher", "cuda_graph", "grouped_experts", "flash_attention", "compiled",
+    "fp8_params", "sequence_parallel", "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap", "optimizer_bytes",
+    "fused_loss", "fsdp_prefetch", "weight_cache", "fused_casts", "issue_ns", "routing_syncs",
 )  # fmt: skip
 _KEYS = ("label", "stack", "options", "expert_options", "source", "date")
 _HINT = (
