@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import importlib.resources
 from typing import Literal
 
 Language = Literal["en", "zh"]
@@ -27,6 +25,10 @@ class GlossaryTerm:
 @functools.cache
 def load_glossary() -> dict[str, GlossaryTerm]:
     """All terms by key, in the order of the file."""
+    # neither is needed by a command that prints its help
+    import csv
+    import importlib.resources
+
     resource = importlib.resources.files("fullmesh.data").joinpath("glossary.csv")
     rows = csv.DictReader(resource.read_text("utf-8").splitlines(), strict=True)
     return {row["key"]: GlossaryTerm(**row) for row in rows}
