@@ -98,12 +98,14 @@ class Uncertainty:
 
     def variance(self, gradients: Floats) -> Floats:
         """Variance of quantities with these gradients, shape ``(num, E)``."""
-        scaled = gradients * self.deviation
-        known = scaled @ self.directions
+        # plans of one question share a few effects of many
+        felt = np.flatnonzero(gradients.any(axis=0))
+        scaled = gradients[:, felt] * self.deviation[felt]
+        known = scaled @ self.directions[felt]
         out: Floats = (scaled**2).sum(axis=1) - (known**2 * (self.strength / (1.0 + self.strength))).sum(
             axis=1
         )
-        left: Floats = np.maximum(out - ((gradients @ self.learned) ** 2).sum(axis=1), 0.0)
+        left: Floats = np.maximum(out - ((gradients[:, felt] @ self.learned[felt]) ** 2).sum(axis=1), 0.0)
         return left
 
 
