@@ -73,11 +73,11 @@ def test_a_folder_that_cannot_be_written_is_said(
     monkeypatch.setattr(compiled, "_said", set())
     from fullmesh.timeline.engine import maxplus
 
-    fresh = compiled.kernel(maxplus.slack.py_func)  # type: ignore[attr-defined]
+    fresh = compiled.kernel(maxplus.starts.py_func)  # type: ignore[attr-defined]
     out = np.zeros(2)
     fresh._cache._cache_file._index_path = str(tmp_path / "none.nbi")  # nothing to load
-    fresh(np.zeros((2, 3), np.int32), np.array([0.0, 2.0]), np.array([0.0, 2.0]), 5.0, out)
-    assert out.tolist() == [3.0, 3.0]
+    fresh(np.zeros((2, 3), np.uint32), np.array([1.5, 2.0]), out)
+    assert out.tolist() == [0.0, 1.5]
     said = capsys.readouterr().err
     assert "cannot be kept" in said
     assert "No space left on device" in said

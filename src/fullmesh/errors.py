@@ -8,10 +8,9 @@ import re
 ECHO = 200
 # what is longer than any sentence of ours holds somebody's value
 _MOST = 1_000
-# a quoted value, a list or table, or a run without a blank, longer than a message repeats; possessive, so linear
-_LONG = re.compile(
-    rf"""'(?:[^'\\]|\\.){{{ECHO},}}+'|"(?:[^"\\]|\\.){{{ECHO},}}+"|[\[{{(][^\n]{{{ECHO},}}+|\S{{{ECHO + 1},}}+"""
-)
+# a quoted value, a list or table, or a run without a blank, longer than a message repeats; possessive, so linear;
+# compiled by the first error, which most runs have not
+_LONG = rf"""'(?:[^'\\]|\\.){{{ECHO},}}+'|"(?:[^"\\]|\\.){{{ECHO},}}+"|[\[{{(][^\n]{{{ECHO},}}+|\S{{{ECHO + 1},}}+"""
 
 
 def shown(value: object, most: int = ECHO) -> str:
@@ -30,7 +29,7 @@ def _cut(text: str) -> str:
     """A message with every overlong value in it cut to ``ECHO`` characters, and control characters escaped."""
     text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     if len(text) > ECHO:
-        text = _LONG.sub(lambda m: m[0][: ECHO - 4] + " ...", text)
+        text = re.sub(_LONG, lambda m: m[0][: ECHO - 4] + " ...", text)
     return text if len(text) <= _MOST else text[: _MOST - 4] + " ..."
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import functools
-import importlib.resources
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GlossaryTerm:
-    """One term of the field."""
+class GlossaryTerm(NamedTuple):
+    """One term of the field: a row of the file, as light as one, for every command imports this module."""
 
     key: str
     symbol: str
@@ -27,6 +23,10 @@ class GlossaryTerm:
 @functools.cache
 def load_glossary() -> dict[str, GlossaryTerm]:
     """All terms by key, in the order of the file."""
+    # neither is needed by a command that prints its help
+    import csv
+    import importlib.resources
+
     resource = importlib.resources.files("fullmesh.data").joinpath("glossary.csv")
     rows = csv.DictReader(resource.read_text("utf-8").splitlines(), strict=True)
     return {row["key"]: GlossaryTerm(**row) for row in rows}

@@ -11,7 +11,6 @@ import re
 from typing import Any
 
 from fullmesh.errors import FullmeshError, ScenarioError, shown
-from fullmesh.units import parse_quantity
 
 # beyond it nothing in a file or option counts anything, and sums still fit 64 bits
 LARGEST_WHOLE = 10**15
@@ -109,32 +108,6 @@ def share(value: Any, *, where: str = "", error: Error = ScenarioError, zero: bo
         error=error,
         hint="a share is written as 0.9, not as a percentage",
     )
-
-
-def quantity(
-    value: Any, dimension: str, *, where: str = "", error: Error = ScenarioError, zero: bool = False
-) -> float:
-    """A quantity with its unit, above 0 (with ``zero``: from 0), in SI units.
-
-    Raises
-    ------
-    FullmeshError
-        Of the class ``error``: no text, no unit, another dimension, infinite, or below the limit.
-    """
-    expected = f"a quantity of {dimension} with its unit"
-    if not isinstance(value, str):
-        raise error(f"{shown(value)} has no unit", where=where, expected=expected)
-    try:
-        out = parse_quantity(value, dimension)
-    except FullmeshError as found:
-        raise error(found.what, where=where, expected=found.expected or expected, hint=found.hint) from None
-    if out < 0 or (out == 0 and not zero):
-        raise error(
-            f"{shown(value)} is not allowed: it must be " + ("at least zero" if zero else "above zero"),
-            where=where,
-            expected=expected,
-        )
-    return out
 
 
 def text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_every_option_is_on_the_page_or_explained_by_help() -> None:
 
 def test_every_key_of_a_wiring_is_on_the_page() -> None:
     forms = (ClosSpec, FatTreeSpec, GridSpec, DragonflySpec, CableSpec)
-    keys = {key for form in forms for key in form.model_fields} - {"kind"}
+    keys = {field.name for form in forms for field in dataclasses.fields(form)} - {"kind"}
     assert all(f"`{key}`" in PAGE for key in keys)
 
 

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 import fullmesh
-from fullmesh import language
 from fullmesh.faces.cli import tables
 from fullmesh.faces.cli.main import COMMANDS, cli
 from fullmesh.glossary import load_glossary
-from fullmesh.language import entries, is_prose, render, templates, wrapped
+from fullmesh.language.rendering import render
+from fullmesh.language.sentences import SENTENCES, entries, is_prose, templates
+from fullmesh.language.wrapping import wrapped
 
 CommandLine = Callable[..., tuple[int, str, str]]
 ROOT = Path(fullmesh.__file__).parent
@@ -37,7 +38,7 @@ NOT_IN_THE_SOURCE = (
 )
 # files that hold texts which no command prints
 NOT_PRINTED = {
-    "language.py": "templates and patterns of its own",
+    "language/rendering.py": "patterns of its own",
     "network/draw.py": "words of a drawing",
     "timeline/trace/chrome.py": "names of slices in a trace",
     "validate/document.py": "the page docs/accuracy.md",
@@ -173,7 +174,7 @@ def data_texts() -> tuple[str, ...]:
 def sections() -> dict[str, str]:
     """The part of the file that each entry stands in."""
     out, section = {}, ""
-    for line in (ROOT / "data" / language.SENTENCES).read_text("utf-8").splitlines():
+    for line in (ROOT / "data" / SENTENCES).read_text("utf-8").splitlines():
         if line.startswith("# "):
             section = line[2:]
         elif found := re.fullmatch(r'msgid "(.+)"', line):
@@ -228,9 +229,7 @@ def test_no_entry_is_left_over() -> None:
 
 
 def test_entries_are_read_and_stand_once() -> None:
-    found = re.findall(
-        r'^msgid "(.+)"$', (ROOT / "data" / language.SENTENCES).read_text("utf-8"), re.MULTILINE
-    )
+    found = re.findall(r'^msgid "(.+)"$', (ROOT / "data" / SENTENCES).read_text("utf-8"), re.MULTILINE)
     assert len(found) == len(set(found)) == len(entries())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fullmesh.network.collective_steps import ALGORITHMS, KINDS, Schedule, sched
 from fullmesh.network.flow import traffic
 from fullmesh.network.selection import hccl_choice, nccl_choice
 from fullmesh.network.wiring.build import load_topology
+from oracles.traffic import expert_traffic_by_node
 
 GIB, MIB = 2.0**30, 2.0**20
 
@@ -211,7 +213,7 @@ def test_node_limited_routing_saves_network_cards() -> None:
         router = traffic.Router(
             num_experts=256, top_k=8, groups_per_token=limit, num_groups=8 if limit else 0, seed=3
         )
-        across, inside = traffic.expert_traffic_by_node(members, router, **sizes)  # type: ignore[arg-type]
+        across, inside = expert_traffic_by_node(members, router, **sizes)  # type: ignore[arg-type]
         assert np.all(across.src % 8 == across.dst % 8)
         assert np.all(inside.src // 8 == inside.dst // 8)
         crossings.append(across.num_bytes.sum() / (256 * 64 * 7168.0))
@@ -292,7 +294,7 @@ def test_tier_list_and_graph_agree(
 def test_every_answer_says_what_it_rests_on() -> None:
     topology = load_topology("dgx-h200", 8)
     seen = set()
-    for level in evaluate.LEVELS:
+    for level in typing.get_args(evaluate.Level):
         got = evaluate.collective(topology, "all_reduce", 8, 256 * MIB, level=level)
         assert got.level == level
         assert got.evidence

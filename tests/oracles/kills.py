@@ -81,6 +81,7 @@ def stand_in_fits() -> None:
     intervals = profile("intervals.json")
     known = {
         "profile": load_effects(), "uncertainty": load_uncertainty(), "by_fold": (), "configurations": (),
+        "memory_intervals": None,
         "intervals": IntervalFit(**{f.name: intervals[f.name] for f in dataclasses.fields(IntervalFit)}),
     }  # fmt: skip
     fit = published.StepFit(**{f.name: known.get(f.name, {}) for f in dataclasses.fields(published.StepFit)})

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.timeline.engine.engines import Timeline
 from fullmesh.timeline.schedule.graph import Floats, TaskGraph
 from fullmesh.timeline.schedule.tasks import K_JOIN, S_COMPUTE, STREAMS
 
@@ -20,6 +21,16 @@ def maxplus(graph: TaskGraph) -> Floats:
     for i in range(1, len(graph)):
         end[i] = end[graph.pred[i]].max() + graph.duration_s[i]
     return end
+
+
+def slack_s(timeline: Timeline) -> Floats:
+    """How much longer every task could take without a longer step, shape (N,); zero along the critical path."""
+    graph = timeline.graph
+    latest = np.full(len(graph), timeline.step_s)
+    for i in range(len(graph) - 1, 0, -1):
+        for p in graph.pred[i]:
+            latest[p] = min(latest[p], latest[i] - timeline.taken_s[i])
+    return latest - timeline.end_s
 
 
 def maxplus_levels(graph: TaskGraph) -> Floats:

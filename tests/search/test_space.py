@@ -17,7 +17,7 @@ from fullmesh.outcomes.estimate import Estimate, estimate, evaluate, log_varianc
 from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
 from fullmesh.outcomes.support import missing_variance, missing_words, num_missing
 from fullmesh.plan import Plans
-from fullmesh.plan.feasible import allowed
+from fullmesh.plan.feasible import violations
 from fullmesh.search import search, software_of
 from fullmesh.search.engine import ask
 from fullmesh.search.space import Question, candidates, state_bytes
@@ -85,7 +85,7 @@ def test_every_enumerated_plan_is_counted_once() -> None:
     machine = load_machine("h200", num_devices=64)
     found = search(EXPERTS, machine, gbs=64, seq=4096)
     assert found.num_fitting + sum(r.num_plans for r in found.rejected) == found.num_enumerated
-    assert allowed(EXPERTS, machine, candidates(question(EXPERTS, machine, 64)).plans).all()
+    assert violations(EXPERTS, machine, candidates(question(EXPERTS, machine, 64)).plans).ok.all()
 
 
 def test_the_memory_bound_never_drops_a_plan_that_fits() -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from fullmesh.errors import PlanError
 from fullmesh.timeline.costs import Lane, PipelineCosts, even_costs
 from fullmesh.timeline.engine.engines import replay
-from fullmesh.timeline.schedule.closed_form import Passes, bubble_fraction, pipeline_s
+from fullmesh.timeline.schedule.closed_form import Passes, pipeline_s
 from fullmesh.timeline.schedule.schedules import build_graph
 from fullmesh.timeline.step_form import closed_form_step_s, passes_of, why_different
+from oracles.bubbles import bubble_fraction
 
 SCHEDULES = ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipev"]
 

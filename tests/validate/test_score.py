@@ -427,7 +427,8 @@ class TestGate:
 
         bad = worsened(
             shipped_report,
-            coverage={"tier A": (1, 100), "tier B": (1, 100), "outliers": (50, 100)},
+            coverage={"tier A": (1, 100), "tier B": (1, 100)},
+            outliers=(50, 100),
             headline=tuple(
                 times(e, 1.0 if e.group.startswith("naive") else 20.0) for e in shipped_report.headline
             ),

@@ -143,7 +143,7 @@ def test_parts_are_positive_and_add_up(model: ModelSpec) -> None:
 def test_truncation_removes_whole_layers(model: ModelSpec) -> None:
     full = parameter_counts(dataclasses.replace(model, mtp_layers=0))
     for n in range(1, model.num_layers + 1):
-        cut = parameter_counts(dataclasses.replace(model.truncated(n), mtp_layers=0))
+        cut = parameter_counts(dataclasses.replace(model, layers=model.layers[:n], mtp_layers=0))
         assert cut.layers == full.layers[:n]
         assert full.total - cut.total == sum(p.total for p in full.layers[n:])
 

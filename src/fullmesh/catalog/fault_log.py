@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +206,3 @@ def _event(entry: Any, where: str) -> tuple[float, bool, str, str, str]:
         str(words.get("Class", "")),
         str(words.get("Desc", "")),
     )
-
-
-def stopping(faults: Iterable[NodeFault]) -> list[NodeFault]:
-    """The faults that take a node out: all but planned work and what is not a node's."""
-    return [f for f in faults if f.domain not in (PLANNED, "flap", "straggler", "silent")]

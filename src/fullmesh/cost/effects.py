@@ -8,19 +8,18 @@ together and lie in ``data/profiles/step.json``.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import importlib.resources
 import json
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.cost.overlay import Overlay
 from fullmesh.machine import Chip, Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plans
 from fullmesh.plan.plan import KERNELS, PRECISIONS
@@ -276,12 +275,12 @@ class EffectProfile:
         return TermTable(model=model, values=transform(model, summed)[index])
 
 
-_laid_over: contextvars.ContextVar[EffectProfile | None] = contextvars.ContextVar("effects", default=None)
+EFFECTS: Overlay[EffectProfile] = Overlay("effects")
 
 
 def load_effects() -> EffectProfile:
     """The effects in use: the shipped ones, unless others are laid over them; without a file, the priors alone."""
-    return _laid_over.get() or _shipped_effects()
+    return EFFECTS.get() or _shipped_effects()
 
 
 @functools.lru_cache(maxsize=1)
@@ -296,16 +295,6 @@ def _shipped_effects() -> EffectProfile:
         spread=data["spread"],
         kernels=data["kernels"],
     )
-
-
-@contextlib.contextmanager
-def laid_over(profile: EffectProfile) -> Iterator[None]:
-    """Use these effects inside the ``with`` block."""
-    token = _laid_over.set(profile)
-    try:
-        yield
-    finally:
-        _laid_over.reset(token)
 
 
 def known_stacks() -> tuple[str, ...]:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.cost.effects import EFFECT_LIMIT, laid_over, load_effects
-from fullmesh.cost.uncertainty import laid_over as covariance_laid_over
-from fullmesh.cost.uncertainty import load_uncertainty
+from fullmesh.cost.effects import EFFECT_LIMIT, EFFECTS, load_effects
+from fullmesh.cost.uncertainty import UNCERTAINTY, load_uncertainty
 from fullmesh.errors import CatalogError
 from fullmesh.reading import read_json
 from fullmesh.values import number
@@ -130,5 +129,5 @@ def personal_profile(path: str | Path | None) -> Iterator[Personal | None]:
         provenance={**base.provenance, "personal": personal.note},
     )
     covariance = dataclasses.replace(uncertainty.extended(personal.new), learned=personal.learned)
-    with laid_over(effects), covariance_laid_over(covariance):
+    with EFFECTS.use(effects), UNCERTAINTY.use(covariance):
         yield personal

@@ -7,13 +7,11 @@ strengths ``l``, all others are as uncertain as before.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import importlib.resources
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +25,7 @@ from fullmesh.cost.effects import (
     seen_as,
     transform,
 )
+from fullmesh.cost.overlay import Overlay
 from fullmesh.cost.stages import Stages
 from fullmesh.cost.step import step_time
 from fullmesh.plan import Plans
@@ -98,12 +97,14 @@ class Uncertainty:
 
     def variance(self, gradients: Floats) -> Floats:
         """Variance of quantities with these gradients, shape ``(num, E)``."""
-        scaled = gradients * self.deviation
-        known = scaled @ self.directions
+        # plans of one question share a few effects of many
+        felt = np.flatnonzero(gradients.any(axis=0))
+        scaled = gradients[:, felt] * self.deviation[felt]
+        known = scaled @ self.directions[felt]
         out: Floats = (scaled**2).sum(axis=1) - (known**2 * (self.strength / (1.0 + self.strength))).sum(
             axis=1
         )
-        left: Floats = np.maximum(out - ((gradients @ self.learned) ** 2).sum(axis=1), 0.0)
+        left: Floats = np.maximum(out - ((gradients[:, felt] @ self.learned[felt]) ** 2).sum(axis=1), 0.0)
         return left
 
 
@@ -168,12 +169,12 @@ def read_arrays(name: str, *keys: str) -> Mapping[str, npt.NDArray[np.generic]]:
         return {key: file[key] for key in keys}
 
 
-_laid_over: contextvars.ContextVar[Uncertainty | None] = contextvars.ContextVar("uncertainty", default=None)
+UNCERTAINTY: Overlay[Uncertainty] = Overlay("uncertainty")
 
 
 def load_uncertainty() -> Uncertainty | None:
     """The covariance in use: the shipped one, unless another is laid over it; None without a fit."""
-    return _laid_over.get() or _shipped_uncertainty()
+    return UNCERTAINTY.get() or _shipped_uncertainty()
 
 
 @functools.cache
@@ -189,13 +190,3 @@ def _shipped_uncertainty() -> Uncertainty | None:
         strength=arrays["strength"].astype(np.float64),
         learned=np.zeros((len(names), 0)),
     )
-
-
-@contextlib.contextmanager
-def laid_over(uncertainty: Uncertainty) -> Iterator[None]:
-    """Use this covariance inside the ``with`` block."""
-    token = _laid_over.set(uncertainty)
-    try:
-        yield
-    finally:
-        _laid_over.reset(token)

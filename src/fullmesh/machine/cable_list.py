@@ -9,7 +9,8 @@ from fullmesh.machine.figures import Figures
 from fullmesh.machine.wiring import Cable, CableList
 
 if TYPE_CHECKING:
-    from fullmesh.machine.file_form import CableListSpec, SourceLines
+    from fullmesh.machine.file_form import CableListSpec
+    from fullmesh.machine.source_lines import SourceLines
 
 
 def read_cable_list(spec: CableListSpec, figures: Figures) -> CableList:

@@ -9,7 +9,7 @@ from fullmesh.catalog.facts import FactBook
 from fullmesh.machine.quantities import Quantity, resolve
 
 if TYPE_CHECKING:
-    from fullmesh.machine.file_form import Location, SourceLines
+    from fullmesh.machine.source_lines import Location, SourceLines
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

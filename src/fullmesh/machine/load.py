@@ -18,7 +18,8 @@ from fullmesh.machine.software import find_software, software_for
 from fullmesh.machine.wiring import CableList, Endpoint
 
 if TYPE_CHECKING:
-    from fullmesh.machine.file_form import ChipSpec, MachineSpec, SourceLines
+    from fullmesh.machine.file_form import ChipSpec, MachineSpec
+    from fullmesh.machine.source_lines import SourceLines
 
 # a hundred times the largest cluster that is planned: more is a slip of the pen
 MAX_DEVICES = 10_000_000

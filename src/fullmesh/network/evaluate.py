@@ -30,7 +30,6 @@ from fullmesh.network.wiring.links import FloatArray, LongArray, Policy
 from fullmesh.network.wiring.topology import Topology
 
 Level = Literal["table", "closed-form", "bottleneck", "max-min"]
-LEVELS: tuple[Level, ...] = ("table", "closed-form", "bottleneck", "max-min")
 #: NCCL's names of chip generations; a chip of another one is taken for the newest.
 GENERATIONS = {"sm80": "ampere", "sm90": "hopper"}
 

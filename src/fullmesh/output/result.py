@@ -74,6 +74,11 @@ class Result(abc.ABC):
             hint="pip install pandas; to_rows() gives the same figures as plain dictionaries",
         )
 
+    @classmethod
+    def _late_types(cls) -> dict[str, type]:
+        """Records that such a result may hold and that are imported only where they are."""
+        return {}
+
     def save(self, path: str | Path) -> None:
         """Write the result as JSON, whole or not at all: ``figures`` as :meth:`to_dict`, ``state`` for :meth:`load`.
 
@@ -117,7 +122,7 @@ class Result(abc.ABC):
                 expected=expected,
             )
         try:
-            found = decode(data.get("state"), record_types(cls))
+            found = decode(data.get("state"), record_types(cls, late=cls._late_types()))
             if not isinstance(found, cls):
                 raise ValueError("the root is another record")
         except ValueError as error:

@@ -21,8 +21,11 @@ Json = Any
 MAX_ARRAY_BYTES = 1 << 30
 
 
-def record_types(*roots: type) -> dict[str, type]:
-    """The dataclasses that the annotations of ``roots`` reach, by name: nothing else is ever made while loading."""
+def record_types(*roots: type, late: Mapping[str, type] | None = None) -> dict[str, type]:
+    """The dataclasses that the annotations of ``roots`` reach, by name: nothing else is ever made while loading.
+
+    ``late`` are those that annotations name and that their modules do not import.
+    """
     found: dict[str, type] = {}
     todo: list[Any] = list(roots)
     # annotations are made when they are asked for: kept, so that no other takes the place of one seen
@@ -34,7 +37,7 @@ def record_types(*roots: type) -> dict[str, type]:
         seen[id(kind)] = kind
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             found[kind.__name__] = kind
-            todo.extend(typing.get_type_hints(kind).values())
+            todo.extend(typing.get_type_hints(kind, localns=dict(late or {})).values())
         else:
             todo.extend(typing.get_args(kind))
     return found

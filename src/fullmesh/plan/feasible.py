@@ -212,14 +212,6 @@ def violations(model: ModelSpec, machine: Machine, plans: Plans) -> Violations:
     return Violations(limits=tuple(limits))
 
 
-def allowed(model: ModelSpec, machine: Machine, plans: Plans) -> npt.NDArray[np.bool_]:
-    """Plans that break no rule, without naming the reasons."""
-    ok = np.ones(len(plans), dtype=bool)
-    for _, broken, *_rest in rules(model, machine, plans):
-        ok &= ~broken
-    return ok
-
-
 def _smallest_head_count(model: ModelSpec) -> int:
     counts = [layer.mixer.tensor_heads for layer in model.kinds if layer.mixer is not None]
     return min((c for c in counts if c), default=0)

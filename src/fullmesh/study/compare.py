@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, is_close, machine_power_w
-from fullmesh.outcomes.goodput.records import PolicyForecast
 from fullmesh.outcomes.money import Money, money_of, time_to_tokens_s
 from fullmesh.outcomes.waterfall import Waterfall, waterfall
 from fullmesh.output import formats
@@ -22,6 +21,9 @@ from fullmesh.study.reasons import reason
 from fullmesh.study.sizing import Sizes, size_key
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.parameters import parameter_counts
+
+if TYPE_CHECKING:
+    from fullmesh.outcomes.goodput.records import PolicyForecast
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,12 @@ class Comparison(Result):
     equal_packages: tuple[Column, ...]
     equal_ratios: tuple[Ratio, ...]
     run_ratios: tuple[RunRatio, ...] = ()
+
+    @classmethod
+    def _late_types(cls) -> dict[str, type]:
+        from fullmesh.outcomes.goodput.records import PolicyForecast
+
+        return {"PolicyForecast": PolicyForecast}
 
     def __str__(self) -> str:
         lines = [f"{self.model.name}, global batch {self.gbs:,} x {self.seq:,} tokens"]

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from fullmesh.catalog import Price, load_prices
 from fullmesh.cost.effects import known_stacks
 from fullmesh.errors import CatalogError, ScenarioError, did_you_mean
-from fullmesh.evidence.mapping import stack_options
 from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.software import load_software
 from fullmesh.plan.plan import FIELDS
@@ -118,7 +117,12 @@ def named_software(value: str | Path | Software | None) -> Software | None:
     known, stacks = load_software(), known_stacks()
     if text in known:
         return known[text]
-    options = stack_options(text) if text in stacks else None
+    options = None
+    if text in stacks:
+        # published results are read where one of their stacks is asked for
+        from fullmesh.evidence.mapping import stack_options
+
+        options = stack_options(text)
     if options is not None:
         taken = {k: v for k, v in options.items() if k in CAPABILITIES}
         return Software(

@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING
 from fullmesh.catalog import Price
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
-from fullmesh.outcomes.goodput.forecast import forecast
-from fullmesh.outcomes.goodput.records import RunOptions
 from fullmesh.plan.software import Software
 from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
 from fullmesh.search.space import Candidates, Question, candidates
@@ -39,6 +37,7 @@ from fullmesh.study.sizing import Sizes, size_machines
 from fullmesh.workload import ModelSpec
 
 if TYPE_CHECKING:
+    from fullmesh.outcomes.goodput.records import RunOptions
     from fullmesh.replays.replayed import Replayed
     from fullmesh.timeline.perturb import Perturbation
 
@@ -94,6 +93,9 @@ def compare_machines(
         found: SearchResult = best_of(ask_about(model, machine, batch, options), top=COMPARED_LAYOUTS)
         column = weigh(found, options.num_tokens, prices)
         if run is not None and found.best is not None:
+            # whole runs are asked for by few; nobody else waits for what they import
+            from fullmesh.outcomes.goodput.forecast import forecast
+
             column = dataclasses.replace(column, run=forecast(found.best, run(machine)).policies[0])
         columns.append(column)
     return side_by_side(model, options, batch, sizes, columns)

@@ -10,7 +10,7 @@ from typing import Any
 from fullmesh.cost.effects import UNKNOWN, known_stacks
 from fullmesh.errors import FullmeshError, PlanError, ScenarioError, did_you_mean, shown
 from fullmesh.machine import Machine, load_machine
-from fullmesh.machine.file_form import SourceLines
+from fullmesh.machine.source_lines import SourceLines
 from fullmesh.outcomes.estimate import supported_precision
 from fullmesh.plan import Plan
 from fullmesh.plan.declare import LARGEST, PlanField

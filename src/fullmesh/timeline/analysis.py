@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.timeline.costs import LANES, PipelineCosts
-from fullmesh.timeline.engine import maxplus as kernels
 from fullmesh.timeline.engine import walks
 from fullmesh.timeline.engine.engines import Timeline
 from fullmesh.timeline.schedule import tasks as b
@@ -96,14 +95,6 @@ def critical_path(timeline: Timeline, costs: PipelineCosts) -> CriticalPath:
     if missing > 1e-9 * timeline.step_s:
         seconds["stream busy"] = missing
     return CriticalPath(tasks=tasks, seconds=dict(sorted(seconds.items(), key=lambda kv: -kv[1])))
-
-
-def slack_s(timeline: Timeline) -> Floats:
-    """How much longer every task could take without a longer step, shape (N,); zero along the critical path."""
-    graph = timeline.graph
-    out = np.empty(len(graph))
-    kernels.slack(graph.pred, timeline.taken_s, timeline.end_s, timeline.step_s, out)
-    return out
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,12 +185,6 @@ class Activity:
         total = np.bincount(index.ravel(), weights=self.seconds)
         order = np.argsort(-total, kind="stable")[:top]
         return [(int(pairs[0, i]), int(pairs[1, i]), float(total[i])) for i in order]
-
-    def waited_for(self, num_rows: int) -> Floats:
-        """Seconds that all others waited for each row, shape (rows,), weighted by the devices that waited."""
-        return np.bincount(
-            self.whom, weights=self.seconds * self.weight[self.who], minlength=num_rows
-        ).astype(float)
 
 
 def activity(

@@ -73,7 +73,7 @@ def checks(report: Report) -> tuple[Check, ...]:
     worst: Errors = max(families, key=lambda e: e.median)
     done_a, all_a = report.coverage["tier A"]
     done_b, all_b = report.coverage["tier B"]
-    odd, all_rows = report.coverage["outliers"]
+    odd, all_rows = report.outliers
     refused = report.refused["all"]
     covered = report.interval_coverage["all"][1]
 

@@ -33,6 +33,7 @@ def report_record(report: Report) -> dict[str, Any]:
         "rows": [{f.name: getattr(r, f.name) for f in dataclasses.fields(r)} for r in report.rows],
         "summary": {
             "coverage": {k: {"predicted": a, "rows": b} for k, (a, b) in report.coverage.items()},
+            "outliers": {"rows": report.outliers[0], "of": report.outliers[1]},
             "headline": [_errors(e) for e in report.headline],
             "groups": {name: [_errors(e) for e in group] for name, group in report.groups.items()},
             "memory": [_errors(e) for e in report.memory],

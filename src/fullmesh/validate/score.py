@@ -111,13 +111,15 @@ class Refused:
 class Report:
     """What ``fullmesh validate`` prints and writes.
 
-    ``memory_left_out`` are errors of peaks of publishers that no fit had seen, all of them first; ``memory_short`` is
-    the share of them that was predicted more than a tenth too small; ``memory_coverage`` are their number and the share
-    of them inside intervals that were made without their publishers.
+    ``coverage`` is how many rows of a tier were predicted, of how many; ``outliers`` how many of the rows of both tiers
+    the errors leave out, of how many. ``memory_left_out`` are errors of peaks of publishers that no fit had seen, all
+    of them first; ``memory_short`` is the share of them that was predicted more than a tenth too small;
+    ``memory_coverage`` are their number and the share of them inside intervals that were made without their publishers.
     """
 
     rows: tuple[RowScore, ...]
     coverage: dict[str, tuple[int, int]]
+    outliers: tuple[int, int]
     headline: tuple[Errors, ...]
     groups: dict[str, tuple[Errors, ...]]
     memory: tuple[Errors, ...]
@@ -396,7 +398,6 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
     for tier in ("A", "B"):
         of_tier = [r for r in headline if r.tier == tier]
         coverage[f"tier {tier}"] = (sum(r.predicted_step_s is not None for r in of_tier), len(of_tier))
-    coverage["outliers"] = (sum(r.status == "outlier" for r in headline), len(headline))
     scored = [r for r in headline if r.status == "ok"]
     predicted = [r for r in headline if r.predicted_step_s is not None]
     lines = [
@@ -433,6 +434,7 @@ def _report(rows: tuple[RowScore, ...], shipped: bool) -> Report:
     return Report(
         rows=rows,
         coverage=coverage,
+        outliers=(sum(r.status == "outlier" for r in headline), len(headline)),
         headline=tuple(lines),
         groups=groups,
         memory=(*memory, *beside),

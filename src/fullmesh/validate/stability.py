@@ -68,9 +68,8 @@ class _Real:
     parameters: float
     policy: PolicyName
     step_s: float
-    planned_per_day: float
-    given: dict[str, float]
     source: str
+    planned_per_day: float = 0.0
 
 
 LLAMA3 = _Real(
@@ -81,7 +80,6 @@ LLAMA3 = _Real(
     policy="restart",
     step_s=6.0,
     planned_per_day=47.0 / 54.0,
-    given={},
     source="arXiv 2407.21783",
 )
 MEGASCALE = _Real(
@@ -91,8 +89,6 @@ MEGASCALE = _Real(
     parameters=530e9,
     policy="restart",
     step_s=6.3,
-    planned_per_day=0.0,
-    given={},
     source="arXiv 2402.15627",
 )
 BYTEROBUST = _Real(
@@ -102,8 +98,6 @@ BYTEROBUST = _Real(
     parameters=70e9,
     policy="hot-spares",
     step_s=10.0,
-    planned_per_day=0.0,
-    given={},
     source="arXiv 2509.16293, read second-hand",
 )
 

@@ -151,7 +151,3 @@ class ModelSpec:
         """Operators of one multi-token-prediction module with its own pass through the head."""
         layers = tuple(block for layer in self.prediction_block for block in self.blocks(layer))
         return (prediction_projection(self.hidden), *layers, self.head_block)
-
-    def truncated(self, num_layers: int) -> ModelSpec:
-        """The first ``num_layers`` layers under the same name (benchmarks do this)."""
-        return dataclasses.replace(self, layers=self.layers[:num_layers])

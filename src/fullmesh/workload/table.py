@@ -66,11 +66,6 @@ class OperatorTable:
     def __len__(self) -> int:
         return len(self.name)
 
-    def total_flop(self, phase: Phase) -> float:
-        """Operations of all layers in one phase."""
-        rows = zip(self.count, self.flop, self.phase, strict=True)
-        return sum(count * flop for count, flop, at in rows if at == phase)
-
     def records(self) -> Iterator[dict[str, object]]:
         """One dictionary a row."""
         names = [f.name for f in dataclasses.fields(self)]

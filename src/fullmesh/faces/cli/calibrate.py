@@ -34,6 +34,9 @@ _PACKAGE = click.option(
 )
 
 
+_OUT = click.option("--out", type=OutputFile(), help="File to write (default: the shipped profile).")
+
+
 @click.group(cls=Group)
 def command() -> None:
     """Fit operator, collective and step profiles to measurements.
@@ -46,11 +49,7 @@ def command() -> None:
 @command.command()
 @_FOLDER
 @_PACKAGE
-@click.option(
-    "--out",
-    type=OutputFile(),
-    help="File to write (default: the shipped profile).",
-)
+@_OUT
 def operators(folder: Path | None, package: bool, out: Path | None) -> None:
     """Matrix products, attention and expert layers, from a FOLDER of measured tables or a package."""
     from fullmesh.calibrate.operators.fit import fit_operator_profiles, write_profiles
@@ -67,11 +66,7 @@ def operators(folder: Path | None, package: bool, out: Path | None) -> None:
 @command.command()
 @_FOLDER
 @_PACKAGE
-@click.option(
-    "--out",
-    type=OutputFile(),
-    help="File to write (default: the shipped profile).",
-)
+@_OUT
 def collectives(folder: Path | None, package: bool, out: Path | None) -> None:
     """Collectives, from a FOLDER of measured curves or a package, and the published points that are shipped.
 

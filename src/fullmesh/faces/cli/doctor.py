@@ -20,7 +20,6 @@ NEEDED = {
     "numpy": "everything",
     "scipy": "collectives on the wired fabric",
     "numba": "replay and fabric, compiled",
-    "pydantic": "machine and topology files",
     "click": "the command line",
     "rich": "tables",
 }

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fullmesh.language import fold, say, words
+from fullmesh.language import say
+from fullmesh.language.wrapping import fold, words
 
 # A column of text is not made narrower than this where words allow it.
 _TEXT_WIDTH = 16

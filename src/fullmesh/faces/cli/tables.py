@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fullmesh.glossary import Language, label
-from fullmesh.language import current, render, render_cell, wrapped
+from fullmesh.language import current
 from fullmesh.output.formats import gigabytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -59,10 +59,8 @@ def show(*items: Table | str, plain_width: int = PLAIN_WIDTH) -> None:
         if not isinstance(item, str):
             print_fitted(out, _spoken(item) if chinese else item)
         elif chinese:
-            dash = item.startswith("- ")
-            lines = wrapped(render(item.removeprefix("- ")), out.width - 2 * dash)
-            for i, line in enumerate(lines):
-                out.print(Text(("- " if not i else "  ") * dash + line))
+            for line in _spoken_lines(item, out.width):
+                out.print(Text(line))
         elif item.startswith("- "):
             entry = Table.grid(padding=(0, 1, 0, 0))
             entry.add_column()
@@ -73,8 +71,20 @@ def show(*items: Table | str, plain_width: int = PLAIN_WIDTH) -> None:
             out.print(Text(item))
 
 
+def _spoken_lines(text: str, width: int) -> list[str]:
+    """A text in the language that is asked for, in lines of a width."""
+    from fullmesh.language.rendering import render
+    from fullmesh.language.wrapping import wrapped
+
+    dash = text.startswith("- ")
+    lines = wrapped(render(text.removeprefix("- ")), width - 2 * dash)
+    return [("  " if i else "- ") * dash + line for i, line in enumerate(lines)]
+
+
 def _spoken(sheet: Table) -> Table:
     """A table in the language that is asked for: heading, names of columns and cells."""
+    from fullmesh.language.rendering import render, render_cell
+
     if hasattr(sheet, "heading"):
         sheet.heading = render(sheet.heading)
     quoted = getattr(sheet, "quoted", ())

@@ -102,10 +102,9 @@ def show_report(report: Report, worst: int) -> None:
     show("Absolute error of step time, predicted over published; bias is the median signed error.", "")
     covered = table("Pre-training rows with a step time", "", "predicted", "of")
     for name, (done, total) in report.coverage.items():
-        if name != "outliers":
-            covered.add_row(name, str(done), str(total))
+        covered.add_row(name, str(done), str(total))
     show(covered)
-    odd, total = report.coverage.get("outliers", (0, 0))
+    odd, total = report.outliers
     if odd:
         show(
             f"Left out of the errors as outliers: {odd} of {total:,}, which differ from other publications of the same "

@@ -8,7 +8,7 @@ import numpy as np
 
 from fullmesh.compiled import inlined, kernel
 from fullmesh.network.flow.records import TIE, State
-from fullmesh.network.flow.settle import OPENED, STILL_OPEN, open_flow, settle, unload
+from fullmesh.network.flow.settle import OPENED, STILL_OPEN, index, open_flow, settle, unload
 from fullmesh.network.wiring.links import FloatArray, IntArray, LongArray
 
 _SUM_ANEW = 512  # solves after which loads are summed anew, so that rounding does not add up
@@ -171,7 +171,7 @@ def _retime(state, transfers, now):  # type: ignore[no-untyped-def]
     """Expect the completions of all flows whose rate the last solve has changed."""
     solve = state.solve
     for i in range(solve.num[OPENED]):
-        f = np.int64(solve.flow[i])
+        f = index(solve.flow[i])
         old, new = solve.old_rate[i], state.flows.rate[f]
         if new == old:
             continue

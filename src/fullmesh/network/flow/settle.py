@@ -26,6 +26,15 @@ LEAVE, SPARE, FULL = range(3)  # what a link is found to be: of no interest now,
 
 
 @inlined
+def index(number):  # type: ignore[no-untyped-def]
+    """The number of a flow, segment or link as it stands in an array, as an index that is known not to be negative.
+
+    What may be negative is compared and corrected at each use, for it would count from the end.
+    """
+    return np.int64(np.uint32(number))
+
+
+@inlined
 def _lower(queue, ln, key):  # type: ignore[no-untyped-def]
     """Put link ``ln`` into the heap with ``key``, or move it up to a lower one."""
     i = np.int64(queue.place[ln])
@@ -40,7 +49,7 @@ def _lower(queue, ln, key):  # type: ignore[no-untyped-def]
     queue.key[ln] = key
     while i > 0:
         parent = (i - 1) >> 1
-        other = queue.heap[parent]
+        other = index(queue.heap[parent])
         if queue.key[other] <= key:
             break
         queue.heap[i] = other
@@ -53,13 +62,13 @@ def _lower(queue, ln, key):  # type: ignore[no-untyped-def]
 @inlined
 def _take(queue):  # type: ignore[no-untyped-def]
     """Take the link of the lowest key out of the heap."""
-    top = np.int64(queue.heap[0])
+    top = index(queue.heap[0])
     size = queue.num[SIZE] - 1
     queue.num[SIZE] = size
     queue.place[top] = DONE
     if size == 0:
         return top
-    last = queue.heap[size]
+    last = index(queue.heap[size])
     key = queue.key[last]
     i = np.int64(0)
     while True:
@@ -68,7 +77,7 @@ def _take(queue):  # type: ignore[no-untyped-def]
             break
         if child + 1 < size and queue.key[queue.heap[child + 1]] < queue.key[queue.heap[child]]:
             child += 1
-        other = queue.heap[child]
+        other = index(queue.heap[child])
         if queue.key[other] >= key:
             break
         queue.heap[i] = other
@@ -106,7 +115,7 @@ def unload(state, f):  # type: ignore[no-untyped-def]
         s = paths.seg[f, c]
         if s >= 0:
             for e in range(paths.ptr[s], paths.ptr[s + 1]):
-                ln = paths.link[e]
+                ln = index(paths.link[e])
                 links.left[ln] += paths.weight[e] * rate
                 if links.num_limited[ln] > 0:
                     _lower(state.queue, ln, _next(links, ln))
@@ -128,7 +137,7 @@ def open_flow(state, f, old_rate):  # type: ignore[no-untyped-def]
         if s >= 0:
             m = paths.mult[f, c] if paths.mult.size > 0 else 1.0
             for e in range(paths.ptr[s], paths.ptr[s + 1]):
-                ln = paths.link[e]
+                ln = index(paths.link[e])
                 links.left[ln] += paths.weight[e] * m * old_rate
                 links.open_weight[ln] += paths.weight[e] * m
                 links.num_open[ln] += m
@@ -149,9 +158,9 @@ def _open_more(state, ln, above):  # type: ignore[no-untyped-def]
     if above >= 0.0 and links.fastest[ln] <= above:
         return np.int64(0)
     for e in range(crossing.link_ptr[ln], crossing.link_ptr[ln + 1]):
-        s = crossing.link_seg[e]
+        s = index(crossing.link_seg[e])
         for j in range(crossing.flow_ptr[s], crossing.flow_ptr[s] + crossing.num_flows[s]):
-            f = np.int64(crossing.flow[j])
+            f = index(crossing.flow[j])
             wanted = flows.rate[f] > above if above >= 0.0 else flows.limit[f] == ln
             if wanted and flows.limit[f] >= 0:
                 links.num_limited[flows.limit[f]] -= 1
@@ -169,9 +178,9 @@ def _close(state, ln, share):  # type: ignore[no-untyped-def]
     paths, crossing, links, flows, solve = state.paths, state.crossing, state.links, state.flows, state.solve
     num_segments, closed = 0, 0
     for e in range(crossing.link_ptr[ln], crossing.link_ptr[ln + 1]):
-        s = crossing.link_seg[e]
+        s = index(crossing.link_seg[e])
         for j in range(crossing.flow_ptr[s], crossing.flow_ptr[s] + crossing.num_flows[s]):
-            f = crossing.flow[j]
+            f = index(crossing.flow[j])
             if flows.rate[f] >= 0.0:
                 continue
             flows.rate[f] = share
@@ -185,11 +194,11 @@ def _close(state, ln, share):  # type: ignore[no-untyped-def]
                         num_segments += 1
                     solve.delta[s2] += paths.mult[f, c] if paths.mult.size > 0 else 1.0
     for i in range(num_segments):
-        s2 = solve.segment[i]
+        s2 = index(solve.segment[i])
         d = solve.delta[s2]
         solve.delta[s2] = 0.0
         for e in range(paths.ptr[s2], paths.ptr[s2 + 1]):
-            other = paths.link[e]
+            other = index(paths.link[e])
             links.left[other] -= paths.weight[e] * d * share
             links.fastest[other] = max(links.fastest[other], share)
             links.num_open[other] -= d

@@ -11,7 +11,7 @@ import numpy as np
 
 from fullmesh.compiled import inlined, kernel
 from fullmesh.network.flow.records import TIE, Paths, State
-from fullmesh.network.flow.settle import OPENED, open_flow, settle
+from fullmesh.network.flow.settle import OPENED, index, open_flow, settle
 from fullmesh.network.wiring.links import BoolArray, FloatArray, IntArray
 
 
@@ -70,13 +70,13 @@ def _set_shares(paths, scratch):  # type: ignore[no-untyped-def]
     for s in range(len(scratch.own)):
         if scratch.num_open[s] > 0.5:
             for e in range(paths.ptr[s], paths.ptr[s + 1]):
-                share[paths.link[e]] += paths.weight[e] * scratch.num_open[s]
+                share[index(paths.link[e])] += paths.weight[e] * scratch.num_open[s]
     for ln in range(len(share)):
         share[ln] = max(scratch.left[ln], 0.0) / share[ln] if share[ln] > 0 else np.inf
     for s in range(len(scratch.own)):
         best = np.inf
         for e in range(paths.ptr[s], paths.ptr[s + 1]):
-            best = min(best, share[paths.link[e]])
+            best = min(best, share[index(paths.link[e])])
         scratch.own[s] = best
         scratch.reach[s] = np.inf
         scratch.settles[s] = False
@@ -87,7 +87,7 @@ def _set_rates(paths, scratch, active, num_active, rate):  # type: ignore[no-unt
     """The least share that each open flow meets, and what that means to its segments."""
     columns = paths.seg.shape[1]
     for i in range(num_active):
-        f = active[i]
+        f = index(active[i])
         best = np.inf
         for c in range(columns):
             s = paths.seg[f, c]
@@ -108,12 +108,13 @@ def _find_smallest(paths, scratch):  # type: ignore[no-untyped-def]
     for s in range(len(scratch.own)):
         if scratch.num_open[s] > 0.5:
             for e in range(paths.ptr[s], paths.ptr[s + 1]):
-                if scratch.share[paths.link[e]] > scratch.reach[s] * (1.0 + TIE):
-                    scratch.smallest[paths.link[e]] = False
+                ln = index(paths.link[e])
+                if scratch.share[ln] > scratch.reach[s] * (1.0 + TIE):
+                    scratch.smallest[ln] = False
     for s in range(len(scratch.own)):
         if scratch.num_open[s] > 0.5:
             for e in range(paths.ptr[s], paths.ptr[s + 1]):
-                if scratch.smallest[paths.link[e]]:
+                if scratch.smallest[index(paths.link[e])]:
                     scratch.settles[s] = True
 
 
@@ -123,7 +124,7 @@ def _close_alike(paths, scratch, active, num_active, rate):  # type: ignore[no-u
     columns, many = paths.seg.shape[1], paths.mult.size > 0
     kept = 0
     for i in range(num_active):
-        f = active[i]
+        f = index(active[i])
         hit = False
         for c in range(columns):
             s = paths.seg[f, c]
@@ -143,7 +144,7 @@ def _close_alike(paths, scratch, active, num_active, rate):  # type: ignore[no-u
         if scratch.closed[s] > 0:
             scratch.num_open[s] -= scratch.closed[s]
             for e in range(paths.ptr[s], paths.ptr[s + 1]):
-                scratch.left[paths.link[e]] -= paths.weight[e] * scratch.taken[s]
+                scratch.left[index(paths.link[e])] -= paths.weight[e] * scratch.taken[s]
             scratch.closed[s] = 0.0
             scratch.taken[s] = 0.0
     return kept

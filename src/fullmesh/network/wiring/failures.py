@@ -9,7 +9,7 @@ import numpy as np
 
 from fullmesh.errors import TopologyError, did_you_mean
 from fullmesh.network.wiring.clos import ClosLayer
-from fullmesh.network.wiring.links import BoolArray, Layer, LongArray
+from fullmesh.network.wiring.links import Layer, LongArray
 from fullmesh.network.wiring.topology import Topology
 
 
@@ -179,8 +179,3 @@ def _choose(failure: Failure, available: int, seed: int, *, random: bool = False
     if random or failure.share is not None:
         return np.sort(np.random.default_rng(seed).choice(available, count, replace=False)).astype(np.int64)
     return np.arange(count, dtype=np.int64)
-
-
-def alive(topology: Topology) -> BoolArray:
-    """Links that carry anything at all."""
-    return topology.health > 0

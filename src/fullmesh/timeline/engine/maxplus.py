@@ -13,9 +13,7 @@ import numpy.typing as npt
 
 from fullmesh.compiled import inlined, kernel
 from fullmesh.timeline.schedule.graph import Floats, Ids, TaskGraph
-from fullmesh.timeline.schedule.tasks import K_JOIN, STREAMS
-
-NUM_STREAMS = len(STREAMS)
+from fullmesh.timeline.schedule.tasks import K_JOIN
 
 
 class Edges(NamedTuple):
@@ -98,22 +96,6 @@ def starts(pred: npt.NDArray[np.uint32], end: Floats, start: Floats) -> None:
     start[0] = 0.0
     for i in range(1, len(end)):
         start[i] = max(max(end[pred[i, 0]], end[pred[i, 1]]), end[pred[i, 2]])  # noqa: PLW3301
-
-
-@kernel
-def slack(pred: Ids, duration: Floats, end: Floats, finish: float, out: Floats) -> None:
-    """Write how many seconds later every task could end without the step ending after ``finish``; all shapes (N,)."""
-    n = len(end)
-    for i in range(n):
-        out[i] = finish
-    for i in range(n - 1, 0, -1):
-        latest = out[i] - duration[i]
-        for j in range(3):
-            p = pred[i, j]
-            if latest < out[p]:
-                out[p] = latest
-    for i in range(n):
-        out[i] -= end[i]
 
 
 @kernel

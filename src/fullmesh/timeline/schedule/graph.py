@@ -48,10 +48,6 @@ class TaskGraph:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def with_durations(self, duration_s: Floats) -> TaskGraph:
-        """The same tasks with other durations."""
-        return dataclasses.replace(self, duration_s=np.ascontiguousarray(duration_s, dtype=np.float64))
-
     def check(self) -> None:
         """Our own invariants: topological order, no task before the start, durations that are times."""
         index = np.arange(len(self), dtype=np.int64)

@@ -87,23 +87,6 @@ def _factor(distribution, cv, seed, member, task, width):  # type: ignore[no-unt
     return math.exp(math.sqrt(variance) * z - 0.5 * variance)
 
 
-@kernel
-def factor(distribution: int, cv: float, seed: int, member: int, task: int, width: int = 1) -> float:
-    """A random factor of mean 1, or the largest of ``width`` of them, that depends on nothing but its arguments.
-
-    Parameters
-    ----------
-    distribution : int
-        Index into `DISTRIBUTIONS`.
-    cv : float
-        Standard deviation of one factor.
-    member, task : int
-        Device and task that the factor is for.
-    """
-    out: float = _factor(distribution, cv, seed, member, task, width)
-    return out
-
-
 class Parts(NamedTuple):
     """What the seconds of each task are made of, and who ends it together; shape (N,) each.
 

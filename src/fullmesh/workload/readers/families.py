@@ -102,7 +102,6 @@ _GPT = Family(
     qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, norm="layernorm", tied=True, positions="learned",
     without=_PLAIN,
 )  # fmt: skip
-_MLA = Family(kind="latent")
 _MLA_MOE = Family(kind="latent", moe=True)
 _ONE_DENSE = ("first_k_dense_replace", 1)
 _THREE_DENSE = ("first_k_dense_replace", 3)
