@@ -67,7 +67,7 @@ def row_case(row: ResultRow, *, alternative: bool = False) -> Case:
     stack, options = row_stack(row.framework, row.source, row.overlap_and_flags)
     fields: dict[str, Any] = dict(options)
     fields["stack"] = stack
-    stages_by_work = fields.pop("layout", "") == "by work"
+    stages_by_work = fields.pop("layout", "") == "by-work"
     fields.update(_degrees(row, model, fields, assumptions))
     if stages_by_work and fields["pp"] > 1 and fields["vpp"] == 1:
         fields["layout"] = layout_by_work(*_block_work(model), fields["pp"])
