@@ -151,9 +151,8 @@ def _run(real: _Real, policy: PolicyName, c: Checkpoint, inputs: RunInputs, mean
         planned_per_s=real.planned_per_day / DAY_S,
         planned_s=r.wide_restart_s + r.wide_load_s + r.warm_up_s,
         silent_s=inputs["silent_detection"],
-        speed_lost=0.0,
     )
-    best = best_intervals(run, mean, least_near_s=real.step_s, least_store_s=c.write_s)
+    best = best_intervals(run, mean, least_near_s=real.step_s, least_store_s=float(c.write_s))
     return dataclasses.replace(run, near_s=best.near_s, store_s=best.store_s)
 
 

@@ -21,7 +21,8 @@ from fullmesh.outcomes.goodput.spares import (
     availability,
     cheapest_spares,
     erlang_b,
-    mean_excess,
+    mean_over_missing,
+    some_missing,
     spares_for,
 )
 
@@ -52,7 +53,7 @@ def run_of(policy: PolicyName = "restart", *, spares: int = 4, spread: float = 0
     near, store = (600.0, 600.0) if not r.two_levels else (30.0, 600.0)
     run = Run(
         recovery=r, near_s=near, store_s=store, store_stall_s=4.0, spares=spares, pools=1,
-        recovery_spread=spread, planned_per_s=1e-6, planned_s=600.0, silent_s=1800.0, speed_lost=0.02,
+        recovery_spread=spread, planned_per_s=1e-6, planned_s=600.0, silent_s=1800.0, speeds=(1.0, 0.98, 0.96, 0.94, 0.9, 0.85, 0.8, 0.7, 0.5),
     )  # fmt: skip
     return dataclasses.replace(run, **changes)
 
@@ -240,7 +241,11 @@ def test_erlang_b_and_its_inverse() -> None:
     n = spares_for(10.0, 0.01)
     assert float(erlang_b(n, 10.0)) <= 0.01 < float(erlang_b(n - 1, 10.0))
     draws = np.random.default_rng(0).poisson(6.0, 400_000)
-    assert float(mean_excess(4, 6.0)) == pytest.approx(np.maximum(draws - 4, 0).mean(), rel=0.01)
+    speeds = (1.0, 0.9, 0.9, 0.5)
+    drawn = np.array(speeds)[np.clip(draws - 4, 0, 3)].mean()
+    assert float(mean_over_missing(4, 6.0, speeds)) == pytest.approx(drawn, rel=0.002)
+    assert float(some_missing(4, 6.0)) == pytest.approx((draws >= 4).mean(), rel=0.01)
+    assert float(some_missing(0, 6.0)) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,8 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
         "- Figures are the median of the runs, with P10 and P90 in brackets; they vary with the step's own error, with "
         f"fault rates and with luck ({f.runs:,} runs, seed {f.seed}). Losses are means.",
         f"- {title('checkpoint_interval', lang)}: in brackets where it costs at most half a per cent of the time more; "
-        f"Young's is {duration(p.intervals.young_s)}. A checkpoint of {formats.gigabytes(f.checkpoint.total_bytes)} "
-        f"takes {duration(f.checkpoint.write_s)} to storage.",
+        f"Young's is {duration(p.intervals.young_s)}. A checkpoint of "
+        f"{si_prefix(float(f.checkpoint.total_bytes), 'B')} takes {duration(float(f.checkpoint.write_s))} to storage.",
     ]
     targets = ", ".join(f"{n:,} for {float(t):.1%}" for t, n in p.spares_for.items())
     lines.append(f"- {title('spares', lang)} so that at most such a share of faults finds none: {targets}.")

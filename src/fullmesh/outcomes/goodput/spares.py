@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,17 +47,36 @@ def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Fl
     return out
 
 
-def mean_excess(spares: int, load: Floats | float) -> Floats:
-    """Mean number of members in repair beyond the spares, where the job goes on without them (a Poisson number)."""
-    a = np.asarray(load, dtype=np.float64)
-    term = np.exp(-a)
-    below = term * spares
-    for k in range(1, spares):
-        term = term * a / k
-        below = below + term * (spares - k)
-    # E max(N - s, 0) = a - s + E max(s - N, 0)
-    out: Floats = np.maximum(a - spares + (below if spares else 0.0), 0.0)
+def some_missing(spares: int, load: Floats | float) -> Floats:
+    """Probability that all spares are in use when one more is asked for, where the job goes on without (Poisson)."""
+    from scipy import special  # only where a whole run is asked for: it takes long to import
+
+    out: Floats = (
+        special.pdtrc(spares - 1, np.asarray(load, dtype=np.float64)) if spares else np.ones_like(load)
+    )
     return out
+
+
+def mean_over_missing(spares: int, load: Floats | float, values: Sequence[float]) -> Floats:
+    """Mean of what holds with no, one, two ... members missing beyond the spares; the last value holds beyond.
+
+    Notes
+    -----
+    The number in repair is a Poisson number where the job goes on without them.
+    """
+    from scipy import special  # only where a whole run is asked for: it takes long to import
+
+    a = np.asarray(load, dtype=np.float64)
+    out = np.full_like(a, values[0])
+    # nobody is further out than that
+    most = float(a.max()) + 12.0 * math.sqrt(float(a.max())) + 20.0
+    for k in range(1, len(values)):
+        step = values[k] - values[k - 1]
+        if spares + k > most:
+            break
+        if step:
+            out = out + step * special.pdtrc(spares + k - 1, a)
+    return np.asarray(out)
 
 
 def spares_for(load: float, target: float, most: int = 100_000) -> int:
