@@ -21,7 +21,10 @@ GOODPUT_DEFINITION = (
     "seconds of steps that counted, at the speed of the healthy machine, over wall time: tokens trained once over what "
     "the machine would train in that time without a stop"
 )
-LOSSES_DEFINITION = "mean seconds of wall time by cause; with work_s they add up to wall_s"
+LOSSES_DEFINITION = (
+    "seconds of wall time by cause, mean of the fifth of the runs around the middle one by length; with work_s they "
+    "add up to wall_s"
+)
 
 
 def days_text(days: float) -> str:
@@ -212,6 +215,7 @@ POLICY_FIELDS: tuple[Field[PolicyForecast], ...] = (
             ),
             figure("work_s", lambda p: p.work_s),
             figure("wall_s", lambda p: p.wall_s),
+            figure("mean_days", lambda p: p.mean_days),
             figure("closed_form_days", lambda p: p.closed_form_days),
         ),
     ),
@@ -238,6 +242,9 @@ def policy_record(p: PolicyForecast) -> dict[str, Any]:
     out = record(POLICY_FIELDS, p)
     out["recovery"] = dataclasses.asdict(p.recovery)
     out["money"] = [dataclasses.asdict(m) for m in p.money]
+    if p.recovery.shrinks:
+        out["smaller_plans"] = [dataclasses.asdict(s) for s in p.smaller]
+        out["rejoins_at_once"] = p.rejoins_at_once
     return out
 
 

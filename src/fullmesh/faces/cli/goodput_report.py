@@ -9,7 +9,7 @@ from fullmesh.faces.cli.tables import percent, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.fields import limit_text
 from fullmesh.outcomes.goodput.engine import LOSSES
-from fullmesh.outcomes.goodput.records import RunForecast
+from fullmesh.outcomes.goodput.records import PolicyForecast, RunForecast
 from fullmesh.output import formats
 from fullmesh.output.fields import shown
 from fullmesh.study.goodput import Goodput
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # inputs of the tornado that are shown
 _LARGEST = 8
+# a mean that is so many times the median is told
+_FAR = 1.05
 # domains with fewer stops than this share of all are left out of the table
 _LEAST_SHARE = 0.001
 
@@ -69,6 +71,8 @@ def _losses(f: RunForecast, lang: Language) -> Table:
     def cell(seconds: float, wall: float) -> str:
         if not math.isfinite(wall):
             return "-"
+        if seconds == 0:
+            return "0    0.0 %"
         return f"{days_text(seconds / 86400)} {percent(seconds / wall):>7}"
 
     out.add_row(label("useful_steps", lang), *(cell(p.work_s, p.wall_s) for p in f.policies))
@@ -123,15 +127,13 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
         label("notes", lang),
         f"- {title('goodput', lang)}: {GOODPUT_DEFINITION}.",
         "- Figures are the median of the runs, with P10 and P90 in brackets; they vary with the step's own error, with "
-        f"fault rates and with luck ({f.runs:,} runs, seed {f.seed}). Losses are means.",
+        "fault rates, with recovery times, prices and other inputs within their ranges, and with luck "
+        f"({f.runs:,} runs, seed {f.seed}). Losses are means of the fifth of the runs around the middle one.",
         f"- {title('checkpoint_interval', lang)}: in brackets where it costs at most half a per cent of the time more; "
         f"Young's is {duration(p.intervals.young_s)}. A checkpoint of "
         f"{si_prefix(float(f.checkpoint.total_bytes), 'B')} takes {duration(float(f.checkpoint.write_s))} to storage.",
     ]
-    targets = ", ".join(f"{n:,} for {float(t):.1%}" for t, n in p.spares_for.items())
-    lines.append(f"- {title('spares', lang)} so that at most such a share of faults finds none: {targets}.")
-    if p.stock_nodes:
-        lines.append(f"- Nodes in stock, while others are repaired: {p.stock_nodes:,}.")
+    lines += [f"- {line}." for line in (*_mean_line(p), *_spare_lines(p))]
     if p.energy_j is not None:
         pue = "/".join(f"{x:g}" for x in f.pue)
         lines.append(
@@ -163,5 +165,61 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
             f"{si_prefix(s.unit_peak_w, 'W')} at their peak with cooling ({s.units_low:,} to "
             f"{s.units_high:,}); {s.units_nameplate:,} by nameplate."
         )
+    lines += [f"- {line}." for policy in f.policies for line in _smaller_lines(policy, lang)]
     lines += [f"- {note[:1].upper() + note[1:]}." for note in f.notes]
+    return lines
+
+
+def _spare_lines(p: PolicyForecast) -> list[str]:
+    """Spares by target, and what else lies in stock."""
+    if p.recovery.shrinks:
+        return []
+    needed = ", ".join(f"{n:,} for {percent(float(t))}" for t, n in p.spares_for.items())
+    lines = [
+        f"Spares that are needed so that no more than such a share of faults finds none, at nine of ten sites: {needed}"
+    ]
+    if p.waiting_share >= 0.01:
+        lines.append(
+            f"With {formats.count(p.spares, p.spare_kind)} to spare {percent(p.waiting_share)} of the faults find none "
+            "at the expected rates, and the job waits for a repair"
+        )
+    if p.stock_nodes:
+        lines.append(f"Nodes in stock, while others are repaired: {p.stock_nodes:,}")
+    return lines
+
+
+def _mean_line(p: PolicyForecast) -> list[str]:
+    """The mean where it lies far from the middle."""
+    if not (math.isfinite(p.mean_days) and p.mean_days > _FAR * p.days.p50):
+        return []
+    return [
+        f"The mean of all runs is {days_text(p.mean_days)}: where faults are far more frequent than expected, the "
+        "spares run out"
+    ]
+
+
+def _smaller_lines(p: PolicyForecast, lang: Language) -> list[str]:
+    """What a job goes on as that shrinks, and when it grows again."""
+    if not p.recovery.shrinks:
+        return []
+    lines = []
+    for s in p.smaller:
+        by = "the best plan for them" if s.searched else "the same layout with fewer data-parallel ranks"
+        lines.append(
+            f"{title('policy_shrink', lang)}: without {formats.count(s.missing, p.spare_kind)} the job goes on as "
+            f"{s.plan} on {s.devices:,} devices at {percent(s.speed)} of the speed ({by})"
+        )
+    if not p.smaller:
+        lines.append(
+            f"{title('policy_shrink', lang)}: no plan fits on fewer devices, so the job waits for the repair"
+        )
+    elif p.rejoins_at_once:
+        lines.append(
+            f"{title('policy_shrink', lang)}: the job stops for {duration(float(p.recovery.regrow_s))} to take a "
+            f"repaired {p.spare_kind} in again"
+        )
+    else:
+        lines.append(
+            f"{title('policy_shrink', lang)}: a repaired {p.spare_kind} joins with the restart after the next fault"
+        )
     return lines
