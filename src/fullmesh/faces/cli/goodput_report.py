@@ -178,7 +178,9 @@ def _spare_lines(p: PolicyForecast) -> list[str]:
     lines = [
         f"Spares that are needed so that no more than such a share of faults finds none, at nine of ten sites: {needed}"
     ]
-    if p.waiting_share >= 0.01:
+    if not p.spares:
+        lines.append("There is no spare: after a fault that takes a part out the job waits for the repair")
+    elif p.waiting_share >= 0.01:
         lines.append(
             f"With {formats.count(p.spares, p.spare_kind)} to spare {percent(p.waiting_share)} of the faults find none "
             "at the expected rates, and the job waits for a repair"
@@ -193,8 +195,8 @@ def _mean_line(p: PolicyForecast) -> list[str]:
     if not (math.isfinite(p.mean_days) and p.mean_days > _FAR * p.days.p50):
         return []
     return [
-        f"The mean of all runs is {days_text(p.mean_days)}: where faults are far more frequent than expected, the "
-        "spares run out"
+        f"The mean of all runs is {days_text(p.mean_days)}: some last far longer, where steps are slow, or faults so "
+        "frequent that spares run out"
     ]
 
 
