@@ -34,7 +34,7 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 # what is said to a program or by another: no sentence of ours
 _VERBATIM = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\S*[/\\]\S*")
 _PROSE = re.compile(r"(?<![\w-])[a-z]{2,}(?: [a-z]{2,}){2,}(?![\w-]|\.\w)")
-_SMALL = re.compile(r"(?<![\w.=-])(?!(?:ms|us|ns)\b)[a-z]{2,}(?![\w.=-])")
+_SMALL = re.compile(r"(?<![\w.=-])(?!(?:ms|us|ns|min)\b)[a-z]{2,}(?![\w.=-])")
 _FIGURE_BEHIND = re.compile(r"(\D.*\S) ([-+]?\d[\d.,]*(?: %)?)")
 # English that is more than a name
 _ROUGH = re.compile(

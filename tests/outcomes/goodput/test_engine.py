@@ -56,7 +56,8 @@ def run_of(policy: PolicyName = "restart", *, spares: int = 4, spread: float = 0
     near, store = (600.0, 600.0) if not r.two_levels else (30.0, 600.0)
     run = Run(
         recovery=r, near_s=near, store_s=store, store_stall_s=4.0, spares=spares, pools=1,
-        recovery_spread=spread, planned_per_s=1e-6, planned_s=600.0, silent_s=1800.0, speeds=(1.0, 0.98, 0.96, 0.94, 0.9, 0.85, 0.8, 0.7, 0.5),
+        recovery_spread=spread, planned_per_s=1e-6, planned_s=600.0, silent_s=1800.0,
+        speeds=(1.0, 0.98, 0.96, 0.94, 0.9, 0.85, 0.8, 0.7, 0.5),
     )  # fmt: skip
     return dataclasses.replace(run, **changes)
 
