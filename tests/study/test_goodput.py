@@ -305,9 +305,16 @@ def test_compare_adds_the_run() -> None:
     record = c.to_dict()
     assert c.num_tokens == 1e12
     assert all(m["run"]["days"]["p50"] > 0 for m in record["machines"])
-    (ratio,) = record["run_ratios"]
-    assert ratio["low"] < ratio["ratio"] < ratio["high"]
-    assert ratio["tie"] == (ratio["low"] <= 1)
+    assert [r["figure"] for r in record["run_ratios"]] == [
+        "run_days",
+        "run_energy",
+    ]  # one is rented, one is bought
+    for ratio in record["run_ratios"]:
+        assert ratio["ratio"] >= 1
+        assert ratio["low"] < ratio["ratio"] < ratio["high"]
+        assert ratio["tie"] == (ratio["low"] <= 1)
+    bought = fullmesh.compare("llama-3-8b", "cloudmatrix384,gb200-nvl72", chips=768, run="1T").run_ratios
+    assert [r.figure for r in bought] == ["run_days", "run_energy", "run_money"]
     assert "days_p50" in c.to_rows()[0]
     without = fullmesh.compare("llama-3-8b", "h100,gb200-nvl72", chips=72)
     assert without.to_dict()["run_ratios"] == []

@@ -169,13 +169,14 @@ POLICY_FIELDS: tuple[Field[PolicyForecast], ...] = (
         tables=("goodput",),
         text=lambda p, lang: (
             "-"
-            if p.mean_power_w is None or p.peak_power_w is None
-            else f"{spread_text(p.mean_power_w, _watts)}; {_watts(p.peak_power_w)}"
+            if p.mean_power_w is None or p.peak_interval_w is None
+            else f"{spread_text(p.mean_power_w, _watts)}; {spread_text(p.peak_interval_w, _watts)}"
         ),
         figures=(
             figure("mean_power_w", lambda p: None if p.mean_power_w is None else p.mean_power_w.p50),
             *_spread("mean_power_interval/_w", lambda p: p.mean_power_w),
             figure("peak_power_w", lambda p: p.peak_power_w),
+            *_spread("peak_power_interval/_w", lambda p: p.peak_interval_w),
         ),
     ),
     Field(
@@ -216,6 +217,7 @@ POLICY_FIELDS: tuple[Field[PolicyForecast], ...] = (
             figure("work_s", lambda p: p.work_s),
             figure("wall_s", lambda p: p.wall_s),
             figure("mean_days", lambda p: p.mean_days),
+            figure("unfinished_share", lambda p: p.unfinished_share),
             figure("closed_form_days", lambda p: p.closed_form_days),
         ),
     ),

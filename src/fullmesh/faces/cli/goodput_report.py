@@ -100,9 +100,13 @@ def _domains(f: RunForecast, lang: Language) -> Table:
             if d.effect == "slow":
                 effect += f" (-{percent(d.bandwidth_lost)})"
             out.add_row(
-                label(f"domain_{d.domain}", lang), effect, f"{d.members:,.0f}", f"{d.per_year:,.3g}", d.kind
+                label(f"domain_{d.domain}", lang), effect, f"{d.members:,.0f}", _rate(d.per_year), d.kind
             )
     return out
+
+
+def _rate(per_year: float) -> str:
+    return f"{per_year:,.0f}" if per_year >= 100 else f"{per_year:.3g}"
 
 
 def _tornado(f: RunForecast, lang: Language) -> Table:
@@ -116,13 +120,13 @@ def _tornado(f: RunForecast, lang: Language) -> Table:
         usd = "-"
         if s.usd_low is not None and s.usd_high is not None and math.isfinite(s.usd_low + s.usd_high):
             usd = f"{formats.money(s.usd_low)} to {formats.money(s.usd_high)}"
-        days = f"{days_text(s.days_low)} to {days_text(s.days_high)}"
+        days = "-" if s.days_span < 1e-9 else f"{days_text(s.days_low)} to {days_text(s.days_high)}"
         out.add_row(label(f"input_{s.key}", lang), days, usd)
     return out
 
 
 def _notes(f: RunForecast, lang: Language) -> list[str]:
-    p = f.policies[0]
+    p, m = f.policies[0], f.estimate.machine
     lines = [
         label("notes", lang),
         f"- {title('goodput', lang)}: {GOODPUT_DEFINITION}.",
@@ -140,13 +144,13 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
             f"- {title('run_energy', lang)}: at the meter of the site, PUE {pue}, spares included. Power is by what "
             "devices do in a step; before the semicolon the mean, behind it the peak."
         )
-    for m in p.money:
+    for price in p.money:
         parts = ", ".join(
-            f"{label('cost_' + k, lang)} {formats.money(v)}" for k, v in m.parts_usd.items() if v
+            f"{label('cost_' + k, lang)} {formats.money(v)}" for k, v in price.parts_usd.items() if v
         )
-        kind = label("rented" if m.rented else "bought", lang)
+        kind = label("rented" if price.rented else "bought", lang)
         lines.append(
-            f"- {title('run_money', lang)}, {kind}: {formats.money(m.usd.p50)} ({parts}); {m.basis}."
+            f"- {title('run_money', lang)}, {kind}: {formats.money(price.usd.p50)} ({parts}); {price.basis}."
         )
     if len(p.money) > 1:
         lines.append(
@@ -161,8 +165,8 @@ def _notes(f: RunForecast, lang: Language) -> list[str]:
     if f.site is not None:
         s = f.site
         lines.append(
-            f"- {title('site', lang)} {si_prefix(s.site_w, 'W')}: {s.units:,} units of "
-            f"{si_prefix(s.unit_peak_w, 'W')} at their peak with cooling ({s.units_low:,} to "
+            f"- {title('site', lang)} {si_prefix(s.site_w, 'W')}: {formats.count(s.units, m.unit_name)} of "
+            f"{si_prefix(s.unit_peak_w, 'W')} each at their peak with cooling ({s.units_low:,} to "
             f"{s.units_high:,}); {s.units_nameplate:,} by nameplate."
         )
     lines += [f"- {line}." for policy in f.policies for line in _smaller_lines(policy, lang)]
@@ -174,7 +178,9 @@ def _spare_lines(p: PolicyForecast) -> list[str]:
     """Spares by target, and what else lies in stock."""
     if p.recovery.shrinks:
         return []
-    needed = ", ".join(f"{n:,} for {percent(float(t))}" for t, n in p.spares_for.items())
+    needed = ", ".join(
+        f"{n:,} for {percent(float(t), 0 if float(t) >= 0.01 else 1)}" for t, n in p.spares_for.items()
+    )
     lines = [
         f"Spares that are needed so that no more than such a share of faults finds none, at nine of ten sites: {needed}"
     ]
@@ -192,11 +198,17 @@ def _spare_lines(p: PolicyForecast) -> list[str]:
 
 def _mean_line(p: PolicyForecast) -> list[str]:
     """The mean where it lies far from the middle."""
+    lines = []
+    if p.unfinished_share > 0:
+        lines.append(
+            f"{percent(p.unfinished_share, 2)} of the runs never end: faults come faster there than they are repaired"
+        )
     if not (math.isfinite(p.mean_days) and p.mean_days > _FAR * p.days.p50):
-        return []
+        return lines
     return [
-        f"The mean of all runs is {days_text(p.mean_days)}: some last far longer, where steps are slow, or faults so "
-        "frequent that spares run out"
+        *lines,
+        f"The mean of all runs that end is {days_text(p.mean_days)}: some last far longer, where steps are slow, or "
+        "faults so frequent that spares run out",
     ]
 
 

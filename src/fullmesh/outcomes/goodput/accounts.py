@@ -20,11 +20,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """Of each run, at the meter of the site: joules, mean watts; and the peak."""
+    """Of each run, at the meter of the site: joules, mean and peak watts; and the peak as predicted."""
 
     joules: Floats
     mean_w: Floats
-    peak_w: float
+    peak_w: Floats
+    predicted_peak_w: float
 
 
 def pue_key(case: Case) -> str:
@@ -59,8 +60,14 @@ def energy_of(
         joules = joules * error * pue
         joules = np.where(np.isfinite(wall), joules, np.inf)
         mean = np.where(np.isfinite(wall), joules / wall, 0.0)
-    peak = (devices * p.peak_w + ready.spare_devices * p.resting_w) * max(pue_of(case, o))
-    return Energy(joules=joules, mean_w=mean, peak_w=peak)
+    peak = devices * p.peak_w + ready.spare_devices * p.resting_w
+    worst = max(o.pue) if o.pue else inputs[pue_key(case)]
+    return Energy(
+        joules=joules,
+        mean_w=mean,
+        peak_w=peak * error * worst * np.ones_like(wall),
+        predicted_peak_w=peak * max(pue_of(case, o)),
+    )
 
 
 def power_error(case: Case, o: RunOptions) -> Amount:

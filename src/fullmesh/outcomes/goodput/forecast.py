@@ -176,6 +176,7 @@ def _policy(case: Case, o: RunOptions, c: _Chosen, luck: _Luck) -> PolicyForecas
         outcomes = simulate_runs(drawn.run, drawn.load, work * luck.step, seed=o.seed)
     else:
         outcomes = _replay(case, o, drawn.run, drawn.load, work * luck.step)
+    ended = np.isfinite(outcomes.wall_s)
     middle = _middle(outcomes)
     means = {k: float(outcomes.losses_s[k][middle].mean()) for k in LOSSES}
     useful = float(outcomes.work_s[middle].mean())
@@ -189,7 +190,8 @@ def _policy(case: Case, o: RunOptions, c: _Chosen, luck: _Luck) -> PolicyForecas
         losses_s=means,
         work_s=useful,
         wall_s=float(outcomes.wall_s[middle].mean()),
-        mean_days=float(outcomes.wall_s.mean()) / DAY_S,
+        mean_days=float(outcomes.wall_s[ended].mean()) / DAY_S if ended.any() else math.inf,
+        unfinished_share=1.0 - float(ended.mean()),
         closed_form_days=float(expected(c.run, ready.load, work).wall_s) / DAY_S,
         planned_stops=float(outcomes.planned[middle].mean()),
         tokens_lost=means["recomputed"] / useful * o.num_tokens,
@@ -202,7 +204,8 @@ def _policy(case: Case, o: RunOptions, c: _Chosen, luck: _Luck) -> PolicyForecas
         stock_nodes=ready.stock_nodes,
         energy_j=joules,
         mean_power_w=None if energy is None else spread_of(energy.mean_w),
-        peak_power_w=None if energy is None else energy.peak_w,
+        peak_power_w=None if energy is None else energy.predicted_peak_w,
+        peak_interval_w=None if energy is None else spread_of(energy.peak_w),
         carbon_kg=None
         if joules is None or o.grid_g_per_kwh is None
         else joules.p50 / 3.6e6 * o.grid_g_per_kwh / 1e3,

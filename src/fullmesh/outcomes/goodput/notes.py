@@ -10,6 +10,7 @@ from fullmesh.outcomes.goodput.domains import is_supernode
 from fullmesh.outcomes.goodput.draws import NORMAL
 from fullmesh.outcomes.goodput.records import RunOptions
 from fullmesh.outcomes.goodput.tornado import UNKNOWN_STEP
+from fullmesh.output import formats
 
 
 def notes_of(case: Case, o: RunOptions) -> list[str]:
@@ -21,7 +22,7 @@ def notes_of(case: Case, o: RunOptions) -> list[str]:
         if m.chip.vendor == "huawei":
             notes.append(
                 "no power of an Ascend machine under training and no PUE of one is public: energy may be off by "
-                f"{math.expm1(NORMAL * case.power.log_error):.0%} either way (80 %)"
+                f"{formats.percent(math.expm1(NORMAL * case.power.log_error), 0)} either way (80 %)"
             )
     else:
         notes.append(f"no power of {m.name} is published, so there is no energy")

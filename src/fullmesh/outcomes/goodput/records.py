@@ -149,7 +149,9 @@ class PolicyForecast:
     work_s, wall_s, planned_stops, tokens_lost : float
         Means over the same runs.
     mean_days : float
-        Over all runs.
+        Over all runs that end.
+    unfinished_share : float
+        Of the runs, those that never end: faults come faster than they are repaired.
     closed_form_days : float
         The mean run by the closed form, for the expected rates and inputs.
     intervals : Intervals
@@ -166,6 +168,7 @@ class PolicyForecast:
     energy_j, mean_power_w : Spread or None
         At the meter of the site, cooling and spares included.
     peak_power_w, carbon_kg : float or None
+    peak_interval_w : Spread or None
     money : tuple of MoneyForecast
     smaller : tuple of SmallerPlan
         Of a policy that shrinks.
@@ -181,6 +184,7 @@ class PolicyForecast:
     work_s: float
     wall_s: float
     mean_days: float
+    unfinished_share: float
     closed_form_days: float
     planned_stops: float
     tokens_lost: float
@@ -194,6 +198,7 @@ class PolicyForecast:
     energy_j: Spread | None
     mean_power_w: Spread | None
     peak_power_w: float | None
+    peak_interval_w: Spread | None
     carbon_kg: float | None
     money: tuple[MoneyForecast, ...]
     smaller: tuple[SmallerPlan, ...]
