@@ -190,7 +190,7 @@ def fit_faults(
                 kind="measured",
                 source=source or log.name,
                 date=date,
-                note=f"{n} faults; repairs {repairs[domain].law}, {repairs[domain].censored} unfinished",
+                note=f"{n} fault{'s' if n > 1 else ''}; repairs {repairs[domain].law}, {repairs[domain].censored} unfinished",
             )
         )
     starts = np.array([f.start_s for f in real])

@@ -161,7 +161,8 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
     if any(x.run for x in c.columns):
         lines.append(
             f"- {title('run_days', lang)}, goodput, energy and money of the run: restarts from storage, spares "
-            "included; the median, with P10 and P90 in brackets. A purchase also pays network, electricity, hosting and staff."
+            "included; the median, with P10 and P90 in brackets. A purchase also pays network, electricity, hosting "
+            "and staff."
         )
     if any(x.found.num_enumerated for x in c.columns):
         lines.append(
