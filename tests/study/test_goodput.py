@@ -256,6 +256,27 @@ def test_supernodes_take_supernodes_as_spares_and_nodes_from_stock() -> None:
     assert {d.domain: d.effect for d in f.domains}["l2"] == "slow"
 
 
+def test_a_site_that_swaps_nodes_slowly_keeps_more_supernodes() -> None:
+    """Otherwise a slow swap would make a run of many supernodes endless, as nobody would plan it."""
+    f = fullmesh.goodput("deepseek-v3", "cloudmatrix384", units=32, tokens="15T", runs=300).forecast
+    assert f is not None
+    p = f.policies[0]
+    assert p.days.p90 < 4 * p.days.p50
+    swap = next(s for s in f.tornado if s.key == "node_swap")
+    assert swap.usd_low is not None
+    assert swap.usd_high is not None
+    assert swap.usd_high > 1.05 * swap.usd_low
+    assert swap.days_high < 1.2 * swap.days_low
+    spares = {}
+    for hours in (1, 4, 24):
+        found = fullmesh.goodput(
+            "deepseek-v3", "cloudmatrix384", units=32, tokens="15T", runs=10, assume=[f"node_swap={hours} h"]
+        ).forecast
+        assert found is not None
+        spares[hours] = found.policies[0].spares
+    assert spares[1] < spares[4] == p.spares < spares[24]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -311,6 +311,10 @@ def test_erlang_b_and_its_inverse() -> None:
     # a textbook value: 10 erlangs offered to 15 servers lose 3.65 %
     assert float(erlang_b(15, 10.0)) == pytest.approx(0.0365, abs=2e-4)
     assert float(erlang_b(0, 3.0)) == 1.0
+    np.testing.assert_allclose(
+        erlang_b(np.array([0, 15, 3]), np.array([3.0, 10.0, 2.0])),
+        [float(erlang_b(n, a)) for n, a in ((0, 3.0), (15, 10.0), (3, 2.0))],
+    )
     n = spares_for(10.0, 0.01)
     assert float(erlang_b(n, 10.0)) <= 0.01 < float(erlang_b(n - 1, 10.0))
     draws = np.random.default_rng(0).poisson(6.0, 400_000)

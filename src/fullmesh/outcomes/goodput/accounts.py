@@ -66,7 +66,7 @@ def energy_of(
         joules=joules,
         mean_w=mean,
         peak_w=peak * error * worst * np.ones_like(wall),
-        predicted_peak_w=peak * max(pue_of(case, o)),
+        predicted_peak_w=float(np.median(peak)) * max(pue_of(case, o)),
     )
 
 
@@ -78,12 +78,14 @@ def power_error(case: Case, o: RunOptions) -> Amount:
 def bill_of(case: Case, ready: Ready) -> Bill:
     """What is paid for: the job's devices, its spares, and of a purchase the nodes in stock."""
     m = case.machine
-    devices = m.num_devices + ready.spare_devices + ready.stock_nodes * m.devices_per_node
+    with_spares: Amount = np.asarray(ready.spare_devices, dtype=np.float64) + m.num_devices
+    devices: Amount = with_spares + ready.stock_nodes * m.devices_per_node
+    peak_w: Amount | None = None if case.power is None else devices * case.power.peak_w
     return Bill(
-        devices=m.num_devices + ready.spare_devices,
+        devices=with_spares,
         units=devices / m.devices_per_unit,
         packages=devices / m.devices_per_package,
-        peak_w=None if case.power is None else devices * case.power.peak_w,
+        peak_w=peak_w,
     )
 
 

@@ -13,7 +13,7 @@ from fullmesh.errors import ScenarioError
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.outcomes.goodput.domains import Exposure, exposures, is_supernode
-from fullmesh.outcomes.goodput.draws import NORMAL, Amount, Inputs, one
+from fullmesh.outcomes.goodput.draws import NORMAL, Amount, Inputs, Whole
 from fullmesh.outcomes.goodput.engine import Intervals, Run
 from fullmesh.outcomes.goodput.policies import Checkpoint, PolicyName, checkpoint_of, recovery_of
 from fullmesh.outcomes.goodput.power import Capped, DevicePower, device_power, phases_of
@@ -25,6 +25,8 @@ from fullmesh.workload.parameters import parameter_counts
 
 Floats = npt.NDArray[np.float64]
 DAY_S = 86_400.0
+# times of a swap for which spares are chosen
+_SWAP_STEPS = 25
 # planned stops are counted on a run of so many devices
 _PLANNED_DEVICES = 16_384.0
 
@@ -124,7 +126,7 @@ class Ready:
     load: Load
     checkpoint: Checkpoint
     spare_kind: str
-    spare_devices: int
+    spare_devices: Whole
     stock_nodes: int
 
     @property
@@ -149,11 +151,12 @@ def prepare(
     factors : mapping of str to array, optional
         On the rate of each domain.
     like : Run, optional
-        Whose intervals, spares and speeds are kept: what is decided before the run begins.
+        Whose intervals and speeds are kept: what is decided before the run begins. Spares are decided then too, for the
+        time in which a site swaps nodes, which it knows.
     """
     machine = case.machine
     kind = spare_kind(machine, o.spares)
-    swaps = kind != "node" and is_supernode(machine)
+    swaps = _swaps(case, o)
     load = load_of(
         case.exposed,
         slowness(case, inputs),
@@ -163,13 +166,7 @@ def prepare(
     counts = parameter_counts(case.e.model)
     c = checkpoint_of(counts.total, machine.num_devices, case.nodes, machine.chip.host_bytes_per_s, inputs)
     r = recovery_of(policy, c, case.step_s, inputs)
-    if like:
-        spares = like.spares
-    elif r.shrinks and o.spares.kind == "auto" and o.spares.share is None:
-        spares = 0
-    else:
-        busy = one(load.replaced_per_s * load.repair_s) * bad_site(o)
-        spares = _num_spares(o.spares, machine, kind, busy, o.inputs["spare_target"])
+    spares = choose_spares(case, o, policy, inputs)
     size = unit_devices(machine, kind)
     part = min(machine.num_devices / _PLANNED_DEVICES, 1.0)
     near, store = (case.step_s, case.step_s) if like is None else _intervals(like, r.two_levels, c.write_s)
@@ -199,6 +196,43 @@ def prepare(
         spare_devices=spares * size,
         stock_nodes=stock,
     )
+
+
+def _swaps(case: Case, o: RunOptions) -> bool:
+    """Whether a whole unit stands in until its node is replaced from stock."""
+    return spare_kind(case.machine, o.spares) != "node" and is_supernode(case.machine)
+
+
+def choose_spares(case: Case, o: RunOptions, policy: PolicyName, inputs: Inputs) -> Whole:
+    """Spares as asked for, or enough at nine of ten sites; where whole units stand in, those that are cheapest there.
+
+    One number, or one a run where the time of a swap is drawn.
+    """
+    asked, machine = o.spares, case.machine
+    kind = spare_kind(machine, asked)
+    if asked.share is not None:
+        return math.ceil(asked.share * machine.num_devices / unit_devices(machine, kind))
+    if asked.kind != "auto":
+        return asked.count
+    if policy == "shrink":
+        return 0
+    target = o.inputs["spare_target"]
+    own = load_of(case.exposed, slowness(case, o.inputs))
+    rate = float(own.replaced_per_s) * bad_site(o)
+    if not _swaps(case, o):
+        return spares_for(rate * float(own.repair_s), target)
+
+    def cheapest(busy: float) -> int:
+        # a whole supernode that waits may cost more than the job that waits for one
+        return cheapest_spares(busy, math.ceil(machine.num_units), spares_for(busy, target))
+
+    busy = np.asarray(rate * inputs["node_swap"])
+    if busy.ndim == 0:
+        return cheapest(float(busy))
+    steps = np.quantile(busy, np.linspace(0.0, 1.0, _SWAP_STEPS))
+    chosen = np.array([cheapest(float(x)) for x in steps], dtype=np.int64)
+    found: npt.NDArray[np.int64] = chosen[np.searchsorted(steps, busy).clip(0, _SWAP_STEPS - 1)]
+    return found
 
 
 def _intervals(like: Run, two_levels: bool, write_s: Amount) -> tuple[Amount, Amount]:
@@ -241,13 +275,3 @@ def spare_name(machine: Machine, asked: SpareRequest) -> str:
 def unit_devices(machine: Machine, kind: str) -> int:
     """Devices that go with one fault, and come with one spare."""
     return machine.devices_per_node if kind == "node" else machine.devices_per_unit
-
-
-def _num_spares(asked: SpareRequest, machine: Machine, kind: str, busy: float, target: float) -> int:
-    if asked.kind == "auto" and asked.share is None:
-        enough = spares_for(busy, target)
-        # a whole supernode that waits may cost more than the job that waits for one
-        return enough if kind == "node" else cheapest_spares(busy, math.ceil(machine.num_units), enough)
-    if asked.share is not None:
-        return math.ceil(asked.share * machine.num_devices / unit_devices(machine, kind))
-    return asked.count

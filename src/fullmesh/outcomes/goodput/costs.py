@@ -69,16 +69,16 @@ class Bill:
 
     Parameters
     ----------
-    devices, units, packages : float
+    devices, units, packages : float or array
         With spares.
-    peak_w : float or None
+    peak_w : float, array or None
         Of all machines, without cooling: what hosting is paid by.
     """
 
-    devices: float
-    units: float
-    packages: float
-    peak_w: float | None
+    devices: Amount
+    units: Amount
+    packages: Amount
+    peak_w: Amount | None
 
 
 def cost_parts(
@@ -108,7 +108,7 @@ def cost_parts(
         return {"rent": usd * bill.devices * wall_s / HOUR_S + zero}
     years = wall_s / YEAR_S
     machines = usd * bill.units * years / inputs["write_off"]
-    watts = bill.peak_w or 0.0
+    watts = 0.0 if bill.peak_w is None else bill.peak_w
     return {
         "machines": machines + zero,
         "network": machines * inputs["network_share"] + zero,

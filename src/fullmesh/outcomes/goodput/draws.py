@@ -12,6 +12,7 @@ from fullmesh.catalog.run_inputs import RunInputs
 Floats = npt.NDArray[np.float64]
 #: one value, or one a run
 Amount = float | Floats
+Whole = int | npt.NDArray[np.int64]
 
 # deviations of a normal distribution that hold 80 % of it
 NORMAL = 1.2816

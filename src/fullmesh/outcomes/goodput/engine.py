@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullmesh.outcomes.goodput.draws import Amount, one
+from fullmesh.outcomes.goodput.draws import Amount, Whole, one
 from fullmesh.outcomes.goodput.policies import Recovery
 from fullmesh.outcomes.goodput.rates import Load
 from fullmesh.outcomes.goodput.spares import erlang_b, mean_over_missing, mean_wait, some_missing
@@ -49,8 +49,9 @@ class Run:
         Seconds of steps between near checkpoints, and between those in storage: a whole multiple of the former.
     store_stall_s : float or array
         Of one checkpoint to storage.
-    spares, pools : int
-        Spare units of one pool, and pools.
+    spares : int or array
+        Spare units of one pool.
+    pools : int
     recovery_spread : float
         Deviation of the logarithm of one recovery.
     planned_per_s, planned_s : float or array
@@ -67,7 +68,7 @@ class Run:
     near_s: Amount
     store_s: Amount
     store_stall_s: Amount
-    spares: int
+    spares: Whole
     pools: int
     recovery_spread: float
     planned_per_s: Amount
@@ -105,7 +106,7 @@ class Run:
         """Mean speed, one where nothing is missing."""
         if not self.recovery.shrinks:
             return np.ones_like(load.stops_per_s)
-        mean = mean_over_missing(self.spares * self.pools, self.missing(load), self.speeds)
+        mean = mean_over_missing(int(self.spares) * self.pools, self.missing(load), self.speeds)
         return np.maximum(mean, LEAST_GOODPUT)
 
     def speed_without(self, missing: int) -> float:
@@ -122,7 +123,7 @@ class Run:
         if not (self.recovery.shrinks and self.regrows_at_once):
             return np.zeros_like(load.stops_per_s)
         # a spare that comes back to the shelf stops nothing
-        smaller = some_missing(self.spares * self.pools, self.missing(load))
+        smaller = some_missing(int(self.spares) * self.pools, self.missing(load))
         out: Floats = load.replaced_share * smaller * self.recovery.regrow_s
         return out
 
@@ -130,7 +131,7 @@ class Run:
         """One of several runs."""
 
         def single(x: Any) -> Any:
-            return float(x[i]) if isinstance(x, np.ndarray) and x.ndim else x
+            return x[i].item() if isinstance(x, np.ndarray) and x.ndim else x
 
         def fields(of: Any) -> dict[str, Any]:
             return {f.name: single(getattr(of, f.name)) for f in dataclasses.fields(of)}

@@ -180,7 +180,7 @@ def _policy(case: Case, o: RunOptions, c: _Chosen, luck: _Luck) -> PolicyForecas
     middle = _middle(outcomes)
     means = {k: float(outcomes.losses_s[k][middle].mean()) for k in LOSSES}
     useful = float(outcomes.work_s[middle].mean())
-    energy = energy_of(case, o, outcomes, ready, luck.inputs, power_error(case, o))
+    energy = energy_of(case, o, outcomes, drawn, luck.inputs, power_error(case, o))
     joules = None if energy is None else spread_of(energy.joules)
     return PolicyForecast(
         recovery=c.run.recovery,
@@ -196,8 +196,8 @@ def _policy(case: Case, o: RunOptions, c: _Chosen, luck: _Luck) -> PolicyForecas
         planned_stops=float(outcomes.planned[middle].mean()),
         tokens_lost=means["recomputed"] / useful * o.num_tokens,
         intervals=c.intervals,
-        spares=c.run.spares,
-        spare_devices=ready.spare_devices,
+        spares=int(c.run.spares),
+        spare_devices=int(ready.spare_devices),
         spare_kind=ready.spare_kind,
         spares_for={f"{t:g}": spares_for(ready.busy * bad_site(o), t) for t in SPARE_TARGETS},
         waiting_share=0.0 if c.run.recovery.shrinks else float(erlang_b(c.run.spares, ready.busy)),
@@ -209,7 +209,7 @@ def _policy(case: Case, o: RunOptions, c: _Chosen, luck: _Luck) -> PolicyForecas
         carbon_kg=None
         if joules is None or o.grid_g_per_kwh is None
         else joules.p50 / 3.6e6 * o.grid_g_per_kwh / 1e3,
-        money=money_of(case, o, outcomes, ready, luck.inputs, energy, middle),
+        money=money_of(case, o, outcomes, drawn, luck.inputs, energy, middle),
         smaller=c.smaller,
         rejoins_at_once=c.run.regrows_at_once if c.run.recovery.shrinks else None,
     )

@@ -43,6 +43,6 @@ def notes_of(case: Case, o: RunOptions) -> list[str]:
     if is_supernode(m) and spare_kind(m, o.spares) == "unit":
         notes.append(
             f"a fault of a node stops the job until another {m.unit_name} stands in; the node is replaced from stock "
-            f"within {o.inputs['node_swap'] / 3600:g} h"
+            f"within {o.inputs['node_swap'] / 3600:g} h, and a site where that takes longer keeps more spares"
         )
     return notes

@@ -161,7 +161,7 @@ def _ready(run: Run, at: float, repairs: list[float]) -> float:
         heapq.heappop(repairs)
     if run.recovery.shrinks:
         return at
-    over = len(repairs) - run.spares * run.pools
+    over = len(repairs) - int(run.spares) * run.pools
     return heapq.nsmallest(over, repairs)[-1] if over > 0 else at
 
 
@@ -201,7 +201,7 @@ def _work(
 
 
 def _missing(run: Run, now: float, repairs: list[float]) -> int:
-    return max(sum(t > now for t in repairs) - run.spares * run.pools, 0)
+    return max(sum(t > now for t in repairs) - int(run.spares) * run.pools, 0)
 
 
 def _undo(run: Run, s: _State, stop: Stop) -> None:

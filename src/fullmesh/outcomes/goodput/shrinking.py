@@ -76,7 +76,7 @@ def joins_at_once(run: Run, load: Load) -> bool:
     rate = float(load.stops_per_s)
     if rate <= 0:
         return True
-    spares, away = run.spares * run.pools, float(load.replaced_per_s * load.repair_s)
+    spares, away = int(run.spares) * run.pools, float(load.replaced_per_s * load.repair_s)
     stop_s = float(load.replaced_share) * float(some_missing(spares, away)) * float(run.recovery.regrow_s)
     later = away + float(load.replaced_share)
     slower = float(mean_over_missing(spares, away, run.speeds) - mean_over_missing(spares, later, run.speeds))

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.outcomes.goodput.draws import Whole
+
 Floats = npt.NDArray[np.float64]
 
 
-def erlang_b(spares: int, load: Floats | float) -> Floats:
+def erlang_b(spares: Whole, load: Floats | float) -> Floats:
     """Probability that a fault finds all spares in repair.
 
     Parameters
     ----------
-    spares : int
+    spares : int or array
     load : float or array
         Mean number of members in repair if spares were without end: rate times mean repair time.
 
@@ -26,13 +28,15 @@ def erlang_b(spares: int, load: Floats | float) -> Floats:
     the job waits, the number in repair is a Poisson number, and this is its share at ``spares`` among those up to it.
     """
     a = np.asarray(load, dtype=np.float64)
-    blocked = np.ones_like(a)
-    for k in range(1, spares + 1):
-        blocked = a * blocked / (k + a * blocked)
+    have = np.asarray(spares)
+    blocked = np.ones(np.broadcast_shapes(a.shape, have.shape))
+    for k in range(1, int(have.max()) + 1):
+        more = a * blocked / (k + a * blocked)
+        blocked = more if have.ndim == 0 else np.where(k <= have, more, blocked)
     return blocked
 
 
-def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Floats:
+def mean_wait(spares: Whole, load: Floats | float, repair_s: Floats | float) -> Floats:
     """Mean time until no more than ``spares`` members are in repair again, after a fault that found all of them there.
 
     Notes
