@@ -38,8 +38,8 @@ def faults(as_json: bool, as_csv: bool) -> None:
         write_json({"faults": [_rate_record(r) for r in rows]})
         return
     out = table(
-        f"{len(rows)} rates of faults (a member of the domain and year; the mean, with P10 and P90)",
-        "domain=", "effect=", "rate>", "P10>", "P90>", "mean repair>", "kind", "source>", "note?=",
+        f"{len(rows)} rates of faults (the mean, with P10 and P90)",
+        "domain=", "effect=", "a year and member>", "P10>", "P90>", "mean repair>", "kind", "source>", "note?=",
     )  # fmt: skip
     sources: dict[tuple[str, str], int] = {}
     for r in rows:
@@ -92,7 +92,7 @@ def inputs(as_json: bool, as_csv: bool) -> None:
         return
     out = table(
         f"{len(rows)} inputs of a whole run (with P10 and P90; a choice has no range)",
-        "key=", "value>", "P10>", "P90>", "unit=", "kind", "source>", "basis?=",
+        "key=", "value>", "P10>", "P90>", "kind", "source>", "basis?=",
     )  # fmt: skip
     sources: dict[tuple[str, str], int] = {}
     for r in rows:
@@ -100,9 +100,8 @@ def inputs(as_json: bool, as_csv: bool) -> None:
         ends = ("-", "-") if low == high else (f"{low:g}", f"{high:g}")
         out.add_row(
             r.key,
-            f"{value:g}",
+            f"{value:g} {r.unit}".removesuffix(" count"),
             *ends,
-            "-" if r.unit == "count" else r.unit,
             r.kind,
             str(sources.setdefault((r.source, r.date), len(sources) + 1)),
             r.basis,
