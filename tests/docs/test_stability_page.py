@@ -13,6 +13,7 @@ from fullmesh.validate.stability import (
     published_runs,
     rate_for,
     supernode_rows,
+    without_choice,
 )
 from oracles.scripts import load_script
 
@@ -33,7 +34,18 @@ def test_published_runs_lie_within_what_the_trace_alone_predicts() -> None:
     assert llama.middle == pytest.approx(419, rel=0.1)
     assert llama.high < 2 * llama.middle
     effective = held["Llama 3 405B", "effective training time"]
-    assert effective.middle > 0.9
+    assert effective.middle == pytest.approx(0.9, abs=0.02)
+    assert effective.low < 0.9 < effective.high
+
+
+def test_the_page_says_what_hangs_on_choices() -> None:
+    """What was chosen with the published shares in view is told, and so is what does not hold without."""
+    ways = without_choice()
+    assert all(h.holds for h in ways["as chosen"])
+    for way in list(ways)[1:]:
+        assert all(h.middle < chosen.middle for h, chosen in zip(ways[way], ways["as chosen"], strict=True))
+    assert not ways["both"][0].holds
+    assert "not blind" in stability_page.PAGE.read_text(encoding="utf-8")
 
 
 def test_without_the_wander_of_the_rate_the_interval_would_be_that_of_a_count() -> None:

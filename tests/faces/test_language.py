@@ -46,7 +46,8 @@ NOT_PRINTED = {
 }
 # a command or a line of a file that one types is the same in every language
 TYPED = re.compile(
-    r"\s*(?:fullmesh|pip install|--|#|<|\|?[\w.]+ = |\"format\"|\d[\d,]* to \d|calibrate --|catalog (?:show|models?)$)"
+    r"\s*(?:fullmesh|pip install|--|#|<|\|?[\w.]+ = |\"format\"|\d[\d,]* to \d|calibrate --"
+    r"|catalog (?:show|models?|faults|inputs)$)"
 )
 NOT_SHOWN_CALLS = {
     "ValueError", "TypeError", "KeyError", "RuntimeError", "AssertionError", "NotImplementedError", "compile", "sub",

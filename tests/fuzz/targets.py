@@ -574,6 +574,8 @@ BASE: dict[str, tuple[str, ...]] = {
     "catalog show": ("h200",),
     "catalog model": ("llama-3-8b",),
     "catalog models": (),
+    "catalog faults": (),
+    "catalog inputs": (),
     "validate": ("--results", "RESULTS"),
     "calibrate collectives": ("NOWHERE", "--out", "OUT"),
     "calibrate operators": ("NOWHERE", "--out", "OUT"),

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 import fullmesh
+from fullmesh.catalog.run_inputs import load_run_inputs
 from fullmesh.errors import FullmeshError
+from fullmesh.outcomes.goodput.draws import DRAWN
 from fullmesh.outcomes.goodput.engine import LOSSES
+from fullmesh.outcomes.goodput.forecast import forecast
 from fullmesh.outcomes.goodput.policies import POLICIES
-from fullmesh.study.goodput import Goodput
+from fullmesh.study.goodput import Goodput, read_run_options
 
 SCENARIO = Path(__file__).resolve().parents[2] / "docs" / "examples" / "deepseek-v3-cloudmatrix384.toml"
 SMALL: dict[str, Any] = {"tokens": "300B", "runs": 300}
@@ -160,6 +163,62 @@ def test_the_tornado_is_sorted_and_names_what_moves(one: Goodput) -> None:
     assert rates.days_low <= rates.days_high
 
 
+def test_ranges_of_inputs_are_in_the_answer() -> None:
+    """Recovery times with a range widen what days vary by; given ones have none, and do not."""
+    fixed = [
+        f"{r.key}={low:g} {r.unit}".removesuffix(" count")
+        for r in load_run_inputs().rows
+        if r.key in DRAWN and r.unit != "MUSD" and (low := r.stated[1])
+    ]
+
+    def goodput_span(assume: list[str]) -> tuple[float, float]:
+        found = fullmesh.goodput(
+            "llama-3.1-405b", "h100", chips=4096, tokens="3T", runs=600, assume=assume
+        ).forecast
+        assert found is not None
+        p = found.policies[0]
+        return p.goodput.p90 - p.goodput.p10, p.closed_form_days
+
+    wide, days_wide = goodput_span([])
+    narrow, days_narrow = goodput_span(fixed)
+    assert wide > 1.15 * narrow
+    assert days_wide == pytest.approx(days_narrow)
+
+
+def test_a_job_that_shrinks_goes_on_with_the_faster_of_two_plans(one: Goodput) -> None:
+    assert one.forecast is not None
+    by_name = {p.recovery.policy: p for p in one.forecast.policies}
+    smaller = by_name["shrink"].smaller
+    assert smaller[0].missing == 1
+    assert all(0 < s.speed < 1 for s in smaller)
+    assert by_name["shrink"].rejoins_at_once in (True, False)
+    assert by_name["restart"].smaller == ()
+    assert by_name["restart"].rejoins_at_once is None
+    record = one.to_dict()["policies"]
+    assert [s["missing"] for s in record[3]["smaller_plans"]] == [s.missing for s in smaller]
+    assert "smaller_plans" not in record[0]
+
+    # three ranks of 16 devices leave two without a node; the planner fills five nodes with another layout
+    f = fullmesh.goodput("llama-3-70b", "h100", units=6, tokens="1T", policy="shrink", runs=50).forecast
+    assert f is not None
+    (found,) = f.policies[0].smaller
+    assert found.searched
+    assert found.devices == 40
+    assert found.speed > 2 / 3
+    # without a planner there is nothing: the same layout on two ranks does not fit, and the job waits
+    options = read_run_options(f.estimate.machine, tokens="1T", policy="shrink", runs=50)
+    same = forecast(f.estimate, options).policies[0]
+    assert same.smaller == ()
+    assert same.closed_form_days > f.policies[0].closed_form_days
+
+
+def test_a_job_that_cannot_shrink_waits() -> None:
+    f = fullmesh.goodput("llama-3-8b", "h100", units=1, tokens="1T", policy="shrink", runs=50).forecast
+    assert f is not None
+    assert f.policies[0].smaller == ()
+    assert f.policies[0].losses_s["fewer_devices"] >= 0
+
+
 LOG = "node,start,end,cause\n" + "".join(
     f"n{i % 20},{1.0 + 1.7 * i},{1.2 + 1.7 * i},{('GPU', 'NIC', 'kernel panic')[i % 3]}\n" for i in range(60)
 )
@@ -195,6 +254,27 @@ def test_supernodes_take_supernodes_as_spares_and_nodes_from_stock() -> None:
     assert any("no power of an Ascend machine" in note for note in f.notes)
     assert any("GPU servers" in note for note in f.notes)
     assert {d.domain: d.effect for d in f.domains}["l2"] == "slow"
+
+
+def test_a_site_that_swaps_nodes_slowly_keeps_more_supernodes() -> None:
+    """Otherwise a slow swap would make a run of many supernodes endless, as nobody would plan it."""
+    f = fullmesh.goodput("deepseek-v3", "cloudmatrix384", units=32, tokens="15T", runs=300).forecast
+    assert f is not None
+    p = f.policies[0]
+    assert p.days.p90 < 4 * p.days.p50
+    swap = next(s for s in f.tornado if s.key == "node_swap")
+    assert swap.usd_low is not None
+    assert swap.usd_high is not None
+    assert swap.usd_high > 1.05 * swap.usd_low
+    assert swap.days_high < 1.2 * swap.days_low
+    spares = {}
+    for hours in (1, 4, 24):
+        found = fullmesh.goodput(
+            "deepseek-v3", "cloudmatrix384", units=32, tokens="15T", runs=10, assume=[f"node_swap={hours} h"]
+        ).forecast
+        assert found is not None
+        spares[hours] = found.policies[0].spares
+    assert spares[1] < spares[4] == p.spares < spares[24]
 
 
 @pytest.mark.parametrize(
@@ -246,9 +326,16 @@ def test_compare_adds_the_run() -> None:
     record = c.to_dict()
     assert c.num_tokens == 1e12
     assert all(m["run"]["days"]["p50"] > 0 for m in record["machines"])
-    (ratio,) = record["run_ratios"]
-    assert ratio["low"] < ratio["ratio"] < ratio["high"]
-    assert ratio["tie"] == (ratio["low"] <= 1)
+    assert [r["figure"] for r in record["run_ratios"]] == [
+        "run_days",
+        "run_energy",
+    ]  # one is rented, one is bought
+    for ratio in record["run_ratios"]:
+        assert ratio["ratio"] >= 1
+        assert ratio["low"] < ratio["ratio"] < ratio["high"]
+        assert ratio["tie"] == (ratio["low"] <= 1)
+    bought = fullmesh.compare("llama-3-8b", "cloudmatrix384,gb200-nvl72", chips=768, run="1T").run_ratios
+    assert [r.figure for r in bought] == ["run_days", "run_energy", "run_money"]
     assert "days_p50" in c.to_rows()[0]
     without = fullmesh.compare("llama-3-8b", "h100,gb200-nvl72", chips=72)
     assert without.to_dict()["run_ratios"] == []

@@ -178,6 +178,7 @@ def fit_faults(
     for domain, faults in sorted(by_domain.items()):
         repairs[domain] = _repairs(faults, span)
         n = len(faults)
+        counted_as = f"{n} fault" if n == 1 else f"{n} faults"
         rates.append(
             FaultRate(
                 domain=domain,
@@ -190,7 +191,7 @@ def fit_faults(
                 kind="measured",
                 source=source or log.name,
                 date=date,
-                note=f"{n} faults; repairs {repairs[domain].law}, {repairs[domain].censored} unfinished",
+                note=f"{counted_as}; repairs {repairs[domain].law}, {repairs[domain].censored} unfinished",
             )
         )
     starts = np.array([f.start_s for f in real])

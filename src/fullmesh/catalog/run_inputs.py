@@ -47,6 +47,13 @@ class RunInput:
     date: str
     note: str
 
+    @property
+    def stated(self) -> tuple[float, float, float]:
+        """Low end, value and high end in ``unit``, as the file states them."""
+        factor = to_si(1.0, self.unit)[0]
+        low, value, high = (round(x / factor, 12) for x in (self.low, self.value, self.high))
+        return low, value, high
+
 
 class RunInputs:
     """All inputs of a run by key."""

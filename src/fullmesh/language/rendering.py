@@ -22,7 +22,7 @@ from fullmesh.language.template import (
 )
 
 _BRACKET_BEHIND = re.compile(rf"((?:{PAIR}|[^()])*)(?<=\S) ({PAIR})")
-_SMALL = re.compile(r"(?<![\w.=-])(?!(?:ms|us|ns)\b)[a-z]{2,}(?![\w.=-])")
+_SMALL = re.compile(r"(?<![\w.=-])(?!(?:ms|us|ns|min)\b)[a-z]{2,}(?![\w.=-])")
 _FIGURE_BEHIND = re.compile(r"(\D.*\S) ([-+]?\d[\d.,]*(?: %)?)")
 # English that is more than a name
 _ROUGH = re.compile(

@@ -336,7 +336,7 @@ def goodput(
             search = pipeline.search_machine(read_model(model), machine, options, top=1)
             found, name = search.best or search.closest, search.model.name
         if isinstance(found, Estimate):
-            return run_of(found, run_options)
+            return run_of(found, run_options, pipeline.replanner(found))
         return no_run(found, machine, name, run_options.num_tokens)
 
 

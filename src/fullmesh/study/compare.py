@@ -23,7 +23,7 @@ from fullmesh.workload import ModelSpec
 from fullmesh.workload.parameters import parameter_counts
 
 if TYPE_CHECKING:
-    from fullmesh.outcomes.goodput.records import PolicyForecast
+    from fullmesh.outcomes.goodput.records import PolicyForecast, Spread
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +106,21 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunRatio:
-    """Days of the slower run over those of the faster one, with the range that faults and both steps leave (80 %).
+    """What one run takes over what another takes, with the range that faults, both steps and all inputs leave (80 %).
 
-    ``tie`` says whether the range holds one.
+    Parameters
+    ----------
+    figure : {"run_days", "run_energy", "run_money"}
+    less, more : str
+        Machines: the one that takes less, and the one that takes more.
+    ratio, low, high : float
+    tie : bool
+        Whether the range holds one.
     """
 
-    faster: str
-    slower: str
+    figure: str
+    less: str
+    more: str
     ratio: float
     low: float
     high: float
@@ -261,26 +269,42 @@ def _run_ratios(columns: Sequence[Column]) -> tuple[RunRatio, ...]:
         for other in columns[i + 1 :]:
             if one.run is None or other.run is None:
                 continue
-            fast, slow = sorted((one, other), key=lambda c: c.run.days.p50 if c.run else math.inf)
-            a, b = (c.run.days for c in (fast, slow) if c.run)
-            if not math.isfinite(a.p90 + b.p90):
-                continue
-            ratio = b.p50 / a.p50
-            # the spreads of two runs have no cause in common but luck
-            down = math.hypot(math.log(b.p50 / b.p10), math.log(a.p90 / a.p50))
-            up = math.hypot(math.log(b.p90 / b.p50), math.log(a.p50 / a.p10))
-            low = ratio * math.exp(-down)
-            out.append(
-                RunRatio(
-                    faster=fast.machine.name,
-                    slower=slow.machine.name,
-                    ratio=ratio,
-                    low=low,
-                    high=ratio * math.exp(up),
-                    tie=low <= 1.0,
-                )
-            )
+            pairs = {
+                "run_days": (one.run.days, other.run.days),
+                "run_energy": (one.run.energy_j, other.run.energy_j),
+                "run_money": _like_for_like(one.run, other.run),
+            }
+            for figure, (a, b) in pairs.items():
+                if a is not None and b is not None and math.isfinite(a.p90 + b.p90):
+                    out.append(_run_ratio(figure, (one.machine.name, a), (other.machine.name, b)))
     return tuple(out)
+
+
+def _like_for_like(one: PolicyForecast, other: PolicyForecast) -> tuple[Spread | None, Spread | None]:
+    """Two rents or two purchases, whichever comes first; a rent is not set against a purchase."""
+    for mine in one.money:
+        for theirs in other.money:
+            if mine.rented == theirs.rented:
+                return mine.usd, theirs.usd
+    return None, None
+
+
+def _run_ratio(figure: str, one: tuple[str, Spread], other: tuple[str, Spread]) -> RunRatio:
+    (less, a), (more, b) = sorted((one, other), key=lambda pair: pair[1].p50)
+    ratio = b.p50 / a.p50
+    # as if the two spreads had no cause in common: what they share, as the rates of a site, would only narrow it
+    down = math.hypot(math.log(b.p50 / b.p10), math.log(a.p90 / a.p50))
+    up = math.hypot(math.log(b.p90 / b.p50), math.log(a.p50 / a.p10))
+    low = ratio * math.exp(-down)
+    return RunRatio(
+        figure=figure,
+        less=less,
+        more=more,
+        ratio=ratio,
+        low=low,
+        high=ratio * math.exp(up),
+        tie=low <= 1.0,
+    )
 
 
 def _ratios(columns: Sequence[Column]) -> tuple[Ratio, ...]:

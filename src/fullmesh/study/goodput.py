@@ -18,6 +18,7 @@ from fullmesh.outcomes.estimate import Estimate, Infeasible
 from fullmesh.outcomes.goodput.forecast import forecast
 from fullmesh.outcomes.goodput.policies import POLICIES, PolicyName
 from fullmesh.outcomes.goodput.records import RunForecast, RunOptions, SpareRequest
+from fullmesh.outcomes.goodput.shrinking import Planner
 from fullmesh.output import formats
 from fullmesh.output.result import Result
 from fullmesh.reading import LARGEST_CSV_BYTES, read_text
@@ -295,14 +296,14 @@ def _watts(value: str | float | None, where: str) -> float | None:
     return number(value, where=where, above=0.0, most=1e12)
 
 
-def run_of(e: Estimate, options: RunOptions) -> Goodput:
-    """The run of a plan."""
+def run_of(e: Estimate, options: RunOptions, planner: Planner) -> Goodput:
+    """The run of a plan; the planner is asked for what a job goes on as where it shrinks."""
     return Goodput(
         model=e.model.name,
         machine=e.machine.name,
         num_devices=e.plan.num_devices,
         num_tokens=options.num_tokens,
-        forecast=forecast(e, options),
+        forecast=forecast(e, options, planner),
         infeasible=None,
     )
 

@@ -21,7 +21,10 @@ GOODPUT_DEFINITION = (
     "seconds of steps that counted, at the speed of the healthy machine, over wall time: tokens trained once over what "
     "the machine would train in that time without a stop"
 )
-LOSSES_DEFINITION = "mean seconds of wall time by cause; with work_s they add up to wall_s"
+LOSSES_DEFINITION = (
+    "seconds of wall time by cause, mean of the fifth of the runs around the middle one by length; with work_s they "
+    "add up to wall_s"
+)
 
 
 def days_text(days: float) -> str:
@@ -166,13 +169,14 @@ POLICY_FIELDS: tuple[Field[PolicyForecast], ...] = (
         tables=("goodput",),
         text=lambda p, lang: (
             "-"
-            if p.mean_power_w is None or p.peak_power_w is None
-            else f"{spread_text(p.mean_power_w, _watts)}; {_watts(p.peak_power_w)}"
+            if p.mean_power_w is None or p.peak_interval_w is None
+            else f"{spread_text(p.mean_power_w, _watts)}; {spread_text(p.peak_interval_w, _watts)}"
         ),
         figures=(
             figure("mean_power_w", lambda p: None if p.mean_power_w is None else p.mean_power_w.p50),
             *_spread("mean_power_interval/_w", lambda p: p.mean_power_w),
             figure("peak_power_w", lambda p: p.peak_power_w),
+            *_spread("peak_power_interval/_w", lambda p: p.peak_interval_w),
         ),
     ),
     Field(
@@ -212,6 +216,8 @@ POLICY_FIELDS: tuple[Field[PolicyForecast], ...] = (
             ),
             figure("work_s", lambda p: p.work_s),
             figure("wall_s", lambda p: p.wall_s),
+            figure("mean_days", lambda p: p.mean_days),
+            figure("unfinished_share", lambda p: p.unfinished_share),
             figure("closed_form_days", lambda p: p.closed_form_days),
         ),
     ),
@@ -238,6 +244,9 @@ def policy_record(p: PolicyForecast) -> dict[str, Any]:
     out = record(POLICY_FIELDS, p)
     out["recovery"] = dataclasses.asdict(p.recovery)
     out["money"] = [dataclasses.asdict(m) for m in p.money]
+    if p.recovery.shrinks:
+        out["smaller_plans"] = [dataclasses.asdict(s) for s in p.smaller]
+        out["rejoins_at_once"] = p.rejoins_at_once
     return out
 
 

@@ -10,7 +10,8 @@
     rank                            Question, Candidates, Priced   SearchResult: the best plans as Estimates
     weigh                           SearchResult, tokens, Prices   Column: waterfall, money, time of a run
     side_by_side                    Columns                        Comparison: ratios, ties, reasons
-    forecast                        Estimate, RunOptions           RunForecast: days, goodput, energy, money of a run
+    replanner                       Estimate                       Planner: its job on fewer devices
+    forecast                        Estimate, RunOptions, Planner  RunForecast: days, goodput, energy, money of a run
     estimate, replay_plan           one plan                       Estimate, Replayed
 
 The functions of :mod:`fullmesh.study.api` and the commands call what stands here; :mod:`fullmesh.output` prints it.
@@ -19,14 +20,17 @@ The functions of :mod:`fullmesh.study.api` and the commands call what stands her
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fullmesh.catalog import Price
+from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
-from fullmesh.plan.software import Software
+from fullmesh.plan.software import CAPABILITIES, Software
 from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
 from fullmesh.search.space import Candidates, Question, candidates
 from fullmesh.study.batch import Batch, choose_batch
@@ -38,6 +42,7 @@ from fullmesh.workload import ModelSpec
 
 if TYPE_CHECKING:
     from fullmesh.outcomes.goodput.records import RunOptions
+    from fullmesh.outcomes.goodput.shrinking import Planner
     from fullmesh.replays.replayed import Replayed
     from fullmesh.timeline.perturb import Perturbation
 
@@ -73,6 +78,37 @@ def search_machine(model: ModelSpec, machine: Machine, options: Options, *, top:
     return best_of(ask_about(model, machine, batch, options), top=top)
 
 
+def replanner(e: Estimate) -> Planner:
+    """Asks for the best plan of the same job on fewer devices, with what the software of its plan switches on."""
+    plan = e.plan
+    software = Software(
+        name=plan.stack,
+        stack=plan.stack,
+        label=plan.stack,
+        families=(),
+        vendor="",
+        options=MappingProxyType({key: getattr(plan, key) for key in CAPABILITIES}),
+    )
+
+    @functools.cache
+    def best(num_devices: int, gbs: int) -> Estimate | None:
+        question = ask(
+            e.model,
+            e.machine.resized(num_devices),
+            gbs=gbs,
+            seq=plan.seq,
+            precision=plan.precision,
+            offload=bool(plan.offload_optimizer),
+            software=software,
+        )
+        try:
+            return best_of(question, top=1).best
+        except PlanError:  # the batch divides over no ranks of so many devices
+            return None
+
+    return best
+
+
 def compare_machines(
     model: ModelSpec,
     machines: Sequence[Machine],
@@ -96,7 +132,8 @@ def compare_machines(
             # whole runs are asked for by few; nobody else waits for what they import
             from fullmesh.outcomes.goodput.forecast import forecast
 
-            column = dataclasses.replace(column, run=forecast(found.best, run(machine)).policies[0])
+            whole = forecast(found.best, run(machine), replanner(found.best))
+            column = dataclasses.replace(column, run=whole.policies[0])
         columns.append(column)
     return side_by_side(model, options, batch, sizes, columns)
 

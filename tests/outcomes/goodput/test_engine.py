@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullmesh.catalog.run_inputs import load_run_inputs
+from fullmesh.outcomes.goodput.draws import draw_inputs
 from fullmesh.outcomes.goodput.engine import LOSSES, Run, best_intervals, expected
 from fullmesh.outcomes.goodput.montecarlo import simulate_runs
 from fullmesh.outcomes.goodput.policies import POLICIES, Checkpoint, PolicyName, recovery_of
 from fullmesh.outcomes.goodput.rates import Load
 from fullmesh.outcomes.goodput.replayed import Stop, joined, replay_stops
+from fullmesh.outcomes.goodput.shrinking import batch_for, joins_at_once
 from fullmesh.outcomes.goodput.spares import (
     availability,
     cheapest_spares,
     erlang_b,
-    mean_excess,
+    mean_over_missing,
+    some_missing,
     spares_for,
 )
 
@@ -52,7 +56,8 @@ def run_of(policy: PolicyName = "restart", *, spares: int = 4, spread: float = 0
     near, store = (600.0, 600.0) if not r.two_levels else (30.0, 600.0)
     run = Run(
         recovery=r, near_s=near, store_s=store, store_stall_s=4.0, spares=spares, pools=1,
-        recovery_spread=spread, planned_per_s=1e-6, planned_s=600.0, silent_s=1800.0, speed_lost=0.02,
+        recovery_spread=spread, planned_per_s=1e-6, planned_s=600.0, silent_s=1800.0,
+        speeds=(1.0, 0.98, 0.96, 0.94, 0.9, 0.85, 0.8, 0.7, 0.5),
     )  # fmt: skip
     return dataclasses.replace(run, **changes)
 
@@ -107,8 +112,10 @@ def test_waiting_for_spares_agrees_between_engines() -> None:
     assert float(replayed.wall_s.mean()) == pytest.approx(float(closed.wall_s), rel=0.01)
 
 
-def test_shrinking_agrees_between_engines() -> None:
-    run, found, work = run_of("shrink", spares=1), load(8.0, wide=0.0, repair_h=12.0), 200 * DAY_S
+@pytest.mark.parametrize("at_once", [True, False])
+def test_shrinking_agrees_between_engines(at_once: bool) -> None:
+    run = dataclasses.replace(run_of("shrink", spares=1), regrows_at_once=at_once)
+    found, work = load(8.0, wide=0.0, repair_h=12.0), 200 * DAY_S
     closed = float(expected(run, found, work).wall_s)
     assert float(simulate_runs(run, found, np.full(2000, work), seed=3).wall_s.mean()) == pytest.approx(
         closed, rel=0.01
@@ -116,6 +123,60 @@ def test_shrinking_agrees_between_engines() -> None:
     rng = np.random.default_rng(5)
     replayed = joined([replay_stops(run, stops_drawn(run, found, 2 * work, rng), work) for _ in range(30)])
     assert float(replayed.wall_s.mean()) == pytest.approx(closed, rel=0.01)
+
+
+def test_growing_again_costs_a_stop_or_the_time_to_the_next_one() -> None:
+    found, work = load(8.0, wide=0.0, repair_h=12.0), 200 * DAY_S
+    free = run_of("shrink", spares=0)
+    free = dataclasses.replace(free, recovery=dataclasses.replace(free.recovery, regrow_s=0.0))
+    once, later = (dataclasses.replace(run_of("shrink", spares=0), regrows_at_once=x) for x in (True, False))
+    out = {
+        name: expected(run, found, work) for name, run in (("free", free), ("once", once), ("later", later))
+    }
+    assert float(out["once"].wall_s) > float(out["free"].wall_s) < float(out["later"].wall_s)
+    stops = float(out["once"].stops) * float(found.replaced_share)
+    more = float(out["once"].losses_s["restart"] - out["free"].losses_s["restart"])
+    assert more == pytest.approx(stops * float(once.recovery.regrow_s), rel=0.01)
+    assert float(out["later"].losses_s["fewer_devices"]) > float(out["once"].losses_s["fewer_devices"])
+    assert joins_at_once(once, found) == (float(out["once"].wall_s) < float(out["later"].wall_s))
+
+
+def test_runs_with_times_of_their_own_are_each_like_a_run_with_these() -> None:
+    """Columns of recovery times, intervals and stalls give what one run after the other gives."""
+    work, found = 40 * DAY_S, load(5.0, silent=0.01)
+    slow, quick = run_of("memory"), run_of("memory")
+    slow = dataclasses.replace(
+        slow, recovery=dataclasses.replace(slow.recovery, restart_s=1800.0, detection_s=900.0), near_s=60.0,
+        store_s=1200.0, store_stall_s=20.0, silent_s=7200.0,
+    )  # fmt: skip
+    turn = np.arange(600) % 2 == 0
+
+    def column(name: str) -> np.ndarray[Any, Any]:
+        return np.where(turn, getattr(slow, name), getattr(quick, name))
+
+    parts = ("restart_s", "detection_s")
+    mixed = dataclasses.replace(
+        quick,
+        recovery=dataclasses.replace(
+            quick.recovery,
+            **{k: np.where(turn, getattr(slow.recovery, k), getattr(quick.recovery, k)) for k in parts},
+        ),
+        **{k: column(k) for k in ("near_s", "store_s", "store_stall_s", "silent_s")},
+    )
+    columns = np.full(600, work)
+    together = simulate_runs(mixed, found, columns, seed=4)
+    for one_run, mine in ((slow, turn), (quick, ~turn)):
+        alone = simulate_runs(one_run, found, columns, seed=4)
+        np.testing.assert_allclose(together.wall_s[mine], alone.wall_s[mine], rtol=1e-6)
+        for k in LOSSES:
+            np.testing.assert_allclose(
+                together.losses_s[k][mine], alone.losses_s[k][mine], rtol=1e-4, atol=1.0
+            )
+    closed = expected(mixed, found, columns).wall_s
+    assert float(closed[0]) == pytest.approx(float(expected(slow, found, work).wall_s))
+    assert float(closed[1]) == pytest.approx(float(expected(quick, found, work).wall_s))
+    assert mixed.at(0) == slow
+    assert mixed.at(1) == quick
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -223,6 +284,10 @@ def test_a_run_that_makes_no_progress_never_ends() -> None:
 def test_ten_thousand_runs_on_98304_dies_take_less_than_two_seconds() -> None:
     # what 128 CloudMatrix supernodes meet at the shipped rates: some 30 stops a day
     run, found = run_of(spares=60, spread=0.5, near_s=60.0, store_s=60.0), load(24 / 30, wide=0.02)
+    # each run with recovery times of its own, as a forecast has them
+    c = dataclasses.replace(CHECKPOINT, write_s=np.full(10_000, 60.0), stall_s=np.full(10_000, 4.0))
+    drawn = draw_inputs(INPUTS.given({"detection": 300.0, "restart": 360.0}), 0, 10_000)
+    run = dataclasses.replace(run, recovery=recovery_of("restart", c, 10.0, drawn), store_stall_s=c.stall_s)
     work = np.full(10_000, 40 * DAY_S)
     seconds = []
     for _ in range(3):
@@ -233,14 +298,31 @@ def test_ten_thousand_runs_on_98304_dies_take_less_than_two_seconds() -> None:
     assert min(seconds) < 2.0
 
 
+def test_a_batch_divides_over_many_ranks_and_stays_near() -> None:
+    assert batch_for(4096, 16_376) == 4094  # 8 x 2047
+    assert batch_for(6144, 2304) == 5760  # 9 x 256
+    assert batch_for(6144, 1024) == 6144
+    assert batch_for(100, 8 * 1009) == 100  # no rank could have a whole share
+    for devices in (24, 120, 1000, 16_256):
+        assert 0.9 * 4096 <= batch_for(4096, devices) <= 4096
+
+
 def test_erlang_b_and_its_inverse() -> None:
     # a textbook value: 10 erlangs offered to 15 servers lose 3.65 %
     assert float(erlang_b(15, 10.0)) == pytest.approx(0.0365, abs=2e-4)
     assert float(erlang_b(0, 3.0)) == 1.0
+    np.testing.assert_allclose(
+        erlang_b(np.array([0, 15, 3]), np.array([3.0, 10.0, 2.0])),
+        [float(erlang_b(n, a)) for n, a in ((0, 3.0), (15, 10.0), (3, 2.0))],
+    )
     n = spares_for(10.0, 0.01)
     assert float(erlang_b(n, 10.0)) <= 0.01 < float(erlang_b(n - 1, 10.0))
     draws = np.random.default_rng(0).poisson(6.0, 400_000)
-    assert float(mean_excess(4, 6.0)) == pytest.approx(np.maximum(draws - 4, 0).mean(), rel=0.01)
+    speeds = (1.0, 0.9, 0.9, 0.5)
+    drawn = np.array(speeds)[np.clip(draws - 4, 0, 3)].mean()
+    assert float(mean_over_missing(4, 6.0, speeds)) == pytest.approx(drawn, rel=0.002)
+    assert float(some_missing(4, 6.0)) == pytest.approx((draws >= 4).mean(), rel=0.01)
+    assert float(some_missing(0, 6.0)) == 1.0
 
 
 @pytest.mark.parametrize(

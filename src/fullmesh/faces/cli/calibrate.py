@@ -176,7 +176,7 @@ def faults(log: str, on: str, nodes: str, days: str | None, out: Path) -> None:
     show(
         rows,
         f"{fit.per_node_year:.3g} faults a node and year over {fit.node_years:,.1f} node-years; "
-        f"{percent(fit.unavailable)} of node time in repair; {fit.planned:,} entries of planned work left out.",
+        f"{percent(fit.unavailable)} of node time in repair; planned work left out: {fit.planned:,}.",
         f"Spread of the rate from one window of 54 days to the next (deviation of its logarithm): {spread}.",
     )
     tell(f"wrote {out}")

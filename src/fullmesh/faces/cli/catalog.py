@@ -13,6 +13,7 @@ import click
 from fullmesh.catalog.facts import COLUMNS, Fact
 from fullmesh.errors import CatalogError
 from fullmesh.faces.cli.catalog_models import model, models
+from fullmesh.faces.cli.catalog_runs import faults, inputs
 from fullmesh.faces.cli.helping import Group
 from fullmesh.faces.cli.options import tell
 from fullmesh.faces.cli.tables import show as show_tables
@@ -151,6 +152,8 @@ def show(ctx: click.Context, name: str, as_json: bool, as_csv: bool) -> None:
 
 command.add_command(models)
 command.add_command(model)
+command.add_command(faults)
+command.add_command(inputs)
 
 
 def _write_json(data: dict[str, Any]) -> None:

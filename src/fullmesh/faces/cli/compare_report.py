@@ -40,8 +40,8 @@ def report(c: Comparison, lang: Language) -> list[Table | str]:
     if c.ratios:
         out += [_ratio_table(c.ratios, label("ratios", lang), lang), *_reasons(c.ratios), *_saved(c)]
     out += [
-        f"- {label('run_days', lang)}: {r.slower} / {r.faster} {r.ratio:.2f} ({r.low:.2f} to {r.high:.2f}), "
-        f"{label('tie' if r.tie else 'differs', lang)}."
+        f"- {title(r.figure, lang)}: {r.more} takes {r.ratio:.2f} times as much as {r.less} ({r.low:.2f} to "
+        f"{r.high:.2f}): {label('tie' if r.tie else 'differs', lang)}."
         for r in c.run_ratios
     ]
     if c.equal_packages:
@@ -158,6 +158,12 @@ def _notes(c: Comparison, lang: Language) -> list[str]:
         "of its interval, which is further for each pair of attributes that no published result has together on "
         "chips with the same cores; which pairs the best plan lacks is said below.",
     ]
+    if any(x.run for x in c.columns):
+        lines.append(
+            f"- {title('run_days', lang)}, goodput, energy and money of the run: restarts from storage, spares "
+            "included; the median, with P10 and P90 in brackets. A purchase also pays network, electricity, hosting "
+            "and staff."
+        )
     if any(x.found.num_enumerated for x in c.columns):
         lines.append(
             f"- {title('plans', lang)}: all combinations are enumerated, those that break no rule priced; those within "

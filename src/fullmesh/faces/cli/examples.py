@@ -50,6 +50,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("All chips and machines", "fullmesh catalog"),
         ("What sources disagree about", "fullmesh catalog --conflicts --parameter power"),
     ),
+    "catalog faults": (("How often what breaks, and who says so", "fullmesh catalog faults"),),
+    "catalog inputs": (("What a run rests on, with ranges", "fullmesh catalog inputs --json"),),
     "catalog model": (
         ("Layers and parameters of a model", "fullmesh catalog model Llama-3.1-70B-Instruct"),
         ("The work of each of its layers", "fullmesh catalog model qwen3-30b-a3b --ops"),

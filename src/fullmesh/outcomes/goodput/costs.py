@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +10,11 @@ import numpy.typing as npt
 from fullmesh.catalog import Price, load_prices
 from fullmesh.catalog.run_inputs import RunInputs
 from fullmesh.machine import Machine
+from fullmesh.outcomes.goodput.draws import Amount, Inputs
 
 Floats = npt.NDArray[np.float64]
 HOUR_S, YEAR_S = 3600.0, 365.25 * 86_400.0
 KWH_J = 3.6e6
-# deviations of a normal distribution that hold 80 % of it
-NORMAL = 1.2816
 PARTS = ("rent", "machines", "network", "electricity", "hosting", "staff")
 
 
@@ -39,9 +36,9 @@ class Offer:
     basis: str
 
     @property
-    def log_spread(self) -> float:
-        """Deviation of the logarithm that the range stands for."""
-        return math.log(self.high_usd / self.low_usd) / (2.0 * NORMAL) if self.low_usd > 0 else 0.0
+    def ends(self) -> tuple[float, float]:
+        """The range as factors on the price."""
+        return self.low_usd / self.usd, self.high_usd / self.usd
 
 
 def offers_of(machine: Machine, prices: tuple[Price, ...] | None, inputs: RunInputs) -> tuple[Offer, ...]:
@@ -72,50 +69,50 @@ class Bill:
 
     Parameters
     ----------
-    devices, units, packages : float
+    devices, units, packages : float or array
         With spares.
-    peak_w : float or None
+    peak_w : float, array or None
         Of all machines, without cooling: what hosting is paid by.
     """
 
-    devices: float
-    units: float
-    packages: float
-    peak_w: float | None
+    devices: Amount
+    units: Amount
+    packages: Amount
+    peak_w: Amount | None
 
 
 def cost_parts(
     offer: Offer,
     bill: Bill,
-    inputs: RunInputs,
+    inputs: Inputs,
     wall_s: Floats,
     energy_j: Floats | None,
-    factors: Mapping[str, Floats] | None = None,
+    *,
+    price: Amount = 1.0,
 ) -> dict[str, Floats]:
     """US dollars by part for each run.
 
     Parameters
     ----------
+    inputs : RunInputs or DrawnInputs
+        One value of each, or one a run.
     energy_j : array or None
         At the meter of the site. A rent covers it; of a machine without published power a purchase is counted
         without electricity and hosting.
-    factors : mapping, optional
-        Factors on ``price``, ``power_price``, ``hosting``, ``network_share``, ``staff`` for draws.
+    price : float or array
+        Factor on the price of the offer.
     """
-    f = factors or {}
     zero = np.zeros_like(wall_s)
-    price = offer.usd * f.get("price", 1.0)
+    usd = offer.usd * price
     if offer.rented:
-        return {"rent": price * bill.devices * wall_s / HOUR_S + zero}
+        return {"rent": usd * bill.devices * wall_s / HOUR_S + zero}
     years = wall_s / YEAR_S
-    machines = price * bill.units * years / inputs["write_off"]
-    watts = bill.peak_w or 0.0
+    machines = usd * bill.units * years / inputs["write_off"]
+    watts = 0.0 if bill.peak_w is None else bill.peak_w
     return {
         "machines": machines + zero,
-        "network": machines * inputs["network_share"] * f.get("network_share", 1.0),
-        "electricity": zero
-        if energy_j is None
-        else energy_j * inputs["power_price"] * f.get("power_price", 1.0),
-        "hosting": watts / 1e3 * inputs["hosting"] * f.get("hosting", 1.0) * years * 12.0 + zero,
-        "staff": inputs["staff"] * f.get("staff", 1.0) * bill.packages / 1e4 * years + zero,
+        "network": machines * inputs["network_share"] + zero,
+        "electricity": zero if energy_j is None else energy_j * inputs["power_price"],
+        "hosting": watts / 1e3 * inputs["hosting"] * years * 12.0 + zero,
+        "staff": inputs["staff"] * bill.packages / 1e4 * years + zero,
     }

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.outcomes.goodput.draws import Amount, Whole, one
 from fullmesh.outcomes.goodput.policies import Recovery
 from fullmesh.outcomes.goodput.rates import Load
-from fullmesh.outcomes.goodput.spares import erlang_b, mean_excess, mean_wait
+from fullmesh.outcomes.goodput.spares import erlang_b, mean_over_missing, mean_wait, some_missing
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,43 +40,45 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One way to run a job.
+    """One way to run a job; amounts are one value, or one for each of several runs.
 
     Parameters
     ----------
     recovery : Recovery
-    near_s, store_s : float
+    near_s, store_s : float or array
         Seconds of steps between near checkpoints, and between those in storage: a whole multiple of the former.
-    store_stall_s : float
+    store_stall_s : float or array
         Of one checkpoint to storage.
-    spares, pools : int
-        Spare units of one pool, and pools.
+    spares : int or array
+        Spare units of one pool.
+    pools : int
     recovery_spread : float
         Deviation of the logarithm of one recovery.
-    planned_per_s, planned_s : float
+    planned_per_s, planned_s : float or array
         Planned stops a second, and how long one takes.
-    silent_s : float
+    silent_s : float or array
         Seconds of steps that a silent corruption undoes beyond the last checkpoint.
-    speed_lost, units_per_replica : float
-        Share of the speed that one data-parallel replica less costs, and units in a replica, for a policy that
-        shrinks: missing units are gathered in as few replicas as they fill.
+    speeds : tuple of float
+        Speed with no, one, two ... units fewer than the job wants, for a policy that shrinks; the last holds beyond.
+    regrows_at_once : bool
+        Whether the job stops to take a repaired unit in again, or waits for the next stop with that.
     """
 
     recovery: Recovery
-    near_s: float
-    store_s: float
-    store_stall_s: float
-    spares: int
+    near_s: Amount
+    store_s: Amount
+    store_stall_s: Amount
+    spares: Whole
     pools: int
     recovery_spread: float
-    planned_per_s: float
-    planned_s: float
-    silent_s: float
-    speed_lost: float
-    units_per_replica: float = 1.0
+    planned_per_s: Amount
+    planned_s: Amount
+    silent_s: Amount
+    speeds: tuple[float, ...] = (1.0,)
+    regrows_at_once: bool = True
 
     @property
-    def stall_s(self) -> float:
+    def stall_s(self) -> Amount:
         """Stalls for each near interval, with its share of one to storage."""
         if not self.recovery.two_levels:
             return self.store_stall_s
@@ -92,28 +96,47 @@ class Run:
         each = load.replaced_per_s * load.repair_s / self.pools
         return mean_wait(self.spares, each, load.repair_s)
 
+    def missing(self, load: Load) -> Floats:
+        """Mean number of units that are away, the spares' part included, where the job goes on without them."""
+        away = load.replaced_per_s * load.repair_s
+        # a unit that is whole again waits for the next stop: on average the time between two
+        return away if self.regrows_at_once else away + load.replaced_share
+
     def speed(self, load: Load) -> Floats:
         """Mean speed, one where nothing is missing."""
         if not self.recovery.shrinks:
             return np.ones_like(load.stops_per_s)
-        each = load.replaced_per_s * load.repair_s / self.pools
-        missing = mean_excess(self.spares, each) * self.pools
-        some = -np.expm1(-missing)
-        u = self.units_per_replica
-        replicas = missing / u
-        if u > 1:
-            replicas = np.maximum(some, replicas + 0.5 * (1.0 - 1.0 / u) * some)
-        return np.maximum(1.0 - self.speed_lost * replicas, 0.05)
+        mean = mean_over_missing(int(self.spares) * self.pools, self.missing(load), self.speeds)
+        return np.maximum(mean, LEAST_GOODPUT)
 
     def speed_without(self, missing: int) -> float:
         """Speed with so many units beyond the spares in repair."""
-        replicas = math.ceil(missing / self.units_per_replica - 1e-9)
-        return max(1.0 - self.speed_lost * replicas, 0.05)
+        return self.speeds[min(missing, len(self.speeds) - 1)]
 
     @property
-    def planned_share(self) -> float:
+    def planned_share(self) -> Amount:
         """Of all time, planned stops."""
-        return min(self.planned_per_s * self.planned_s, 0.9)
+        return np.minimum(self.planned_per_s * self.planned_s, 0.9)
+
+    def regrow_s(self, load: Load) -> Floats:
+        """Mean seconds, for each stop, of the stop in which what it took away joins again."""
+        if not (self.recovery.shrinks and self.regrows_at_once):
+            return np.zeros_like(load.stops_per_s)
+        # a spare that comes back to the shelf stops nothing
+        smaller = some_missing(int(self.spares) * self.pools, self.missing(load))
+        out: Floats = load.replaced_share * smaller * self.recovery.regrow_s
+        return out
+
+    def at(self, i: int) -> Run:
+        """One of several runs."""
+
+        def single(x: Any) -> Any:
+            return x[i].item() if isinstance(x, np.ndarray) and x.ndim else x
+
+        def fields(of: Any) -> dict[str, Any]:
+            return {f.name: single(getattr(of, f.name)) for f in dataclasses.fields(of)}
+
+        return Run(**(fields(self) | {"recovery": Recovery(**fields(self.recovery))}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +157,10 @@ class Outcomes:
         )
 
 
-def laplace(rate: Floats, seconds: float, spread: float) -> Floats:
+def laplace(rate: Floats, seconds: Amount, spread: float) -> Floats:
     """Mean of ``exp(-rate * R)`` for a lognormal R of mean ``seconds``."""
-    r = seconds * np.exp(spread * _NODES - spread**2 / 2.0)
-    out: Floats = np.exp(-np.multiply.outer(rate, r)) @ (_WEIGHTS / _WEIGHTS.sum())
+    r = np.exp(spread * _NODES - spread**2 / 2.0)
+    out: Floats = np.exp(-np.multiply.outer(rate * seconds, r)) @ (_WEIGHTS / _WEIGHTS.sum())
     return out
 
 
@@ -160,9 +183,9 @@ def expected(run: Run, load: Load, work_s: Floats | float) -> Outcomes:
     # intervals saved in one cycle
     saved = ((1.0 - wide) * near_l + wide * wide_l) * done / -np.expm1(-x)
     behind = np.zeros_like(saved)
-    if r.two_levels and run.store_s > run.near_s:
+    if r.two_levels and np.any(np.asarray(run.store_s) > run.near_s):
         # a geometric number of intervals between two faults that only storage helps against, modulo those of a store
-        n = run.store_s / run.near_s
+        n = np.asarray(run.store_s) / run.near_s
         mean = np.divide(saved, wide, out=np.full_like(saved, np.inf), where=wide > 0)
         decay = np.where(np.isfinite(mean), -np.log1p(1.0 / np.maximum(mean, 1e-12)), 0.0)
         tail = n / np.expm1(np.maximum(-n * decay, 1e-9))
@@ -175,21 +198,23 @@ def expected(run: Run, load: Load, work_s: Floats | float) -> Outcomes:
     speed = run.speed(load)
     slow = load.slow_nodes + load.slow_links
     work = np.asarray(work_s, dtype=np.float64)
+    grown = run.regrow_s(load)
     need = work * (1.0 + slow) / speed
-    ok = np.isfinite(wait) & (net > LEAST_GOODPUT * (1.0 / rate + wait))
+    ok = np.isfinite(wait) & (net > LEAST_GOODPUT * (1.0 / rate + wait + grown))
     cycles = np.divide(need, net, out=np.full(np.broadcast(need, net).shape, np.inf), where=ok)
     # the last cycle ends with the work and not with a fault
     down_near = (1.0 - near_l) / rate * (1.0 - wide)
     down_wide = (1.0 - wide_l) / rate * wide
     stalls = saved * run.stall_s
     again = 1.0 / rate - down_near - down_wide - stalls - net
-    base = np.where(ok, np.where(ok, cycles, 0.0) * (1.0 / rate + np.where(ok, wait, 0.0)), np.inf)
+    base = np.where(ok, np.where(ok, cycles, 0.0) * (1.0 / rate + np.where(ok, wait, 0.0) + grown), np.inf)
     planned = np.where(ok, np.where(ok, base, 0.0) * run.planned_share / (1.0 - run.planned_share), np.inf)
-    near_total, wide_total = max(r.near_total_s, 1e-9), max(r.wide_total_s, 1e-9)
+    near_total, wide_total = np.maximum(r.near_total_s, 1e-9), np.maximum(r.wide_total_s, 1e-9)
     lost = {
         "detection": down_near * r.detection_s / near_total + down_wide * r.wide_detection_s / wide_total,
         "restart": down_near * (r.restart_s + r.load_s) / near_total
-        + down_wide * (r.wide_restart_s + r.wide_load_s) / wide_total,
+        + down_wide * (r.wide_restart_s + r.wide_load_s) / wide_total
+        + grown,
         "recomputed": again,
         "checkpoint_stalls": stalls,
         "warm_up": down_near * r.warm_up_s / near_total + down_wide * r.warm_up_s / wide_total,
@@ -249,7 +274,7 @@ def best_intervals(run: Run, load: Load, *, least_near_s: float, least_store_s: 
         A step, and the time until a checkpoint is in storage: no checkpoint starts before the last one is there.
     """
     mtbf = 1.0 / max(float(load.stops_per_s), 1e-12)
-    stall = max(run.store_stall_s, 1e-3)
+    stall = max(one(run.store_stall_s), 1e-3)
     young = math.sqrt(2.0 * stall * mtbf)
     work = 1000.0 * mtbf
 
@@ -263,7 +288,7 @@ def best_intervals(run: Run, load: Load, *, least_near_s: float, least_store_s: 
         costs = [wall(float(s), float(s)) for s in stores]
         pairs = [(float(s), float(s)) for s in stores]
     else:
-        near_young = math.sqrt(2.0 * max(run.recovery.near_stall_s, 1e-3) * mtbf)
+        near_young = math.sqrt(2.0 * max(one(run.recovery.near_stall_s), 1e-3) * mtbf)
         fixed = run.recovery.near_s
         nears = (
             [fixed] if fixed else list(np.geomspace(least_near_s, max(4 * near_young, 2 * least_near_s), 16))

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.outcomes.goodput.draws import Amount
 from fullmesh.outcomes.goodput.engine import LOSSES, Outcomes, Run, expected
 from fullmesh.outcomes.goodput.rates import Load
 
@@ -41,18 +42,30 @@ def simulate_runs(run: Run, load: Load, work_s: Floats, *, seed: int) -> Outcome
     speed = np.broadcast_to(run.speed(load), (runs,))
     slow = np.broadcast_to(load.slow_nodes + load.slow_links, (runs,))
     need = work_s * (1.0 + slow) / speed
+    r = run.recovery
+
+    def column(values: Amount) -> Floats:
+        return np.broadcast_to(np.asarray(values, dtype=np.float64), (runs,))
+
     columns = _Columns(
         rate=rate,
         need=np.where(hopeless, 0.0, need),
-        wide=np.broadcast_to(load.wide_share, (runs,)),
-        silent=np.broadcast_to(load.silent_share, (runs,)),
-        blocked=np.broadcast_to(run.blocked(load), (runs,)),
-        wait=np.broadcast_to(run.wait_s(load), (runs,)),
+        wide=column(load.wide_share),
+        silent=column(load.silent_share),
+        blocked=column(run.blocked(load)),
+        wait=column(run.wait_s(load)),
+        near_s=column(run.near_s),
+        store_s=column(run.store_s),
+        stall_s=column(run.stall_s),
+        silent_s=column(run.silent_s),
+        near_total_s=column(r.near_total_s),
+        wide_total_s=column(r.wide_total_s),
     )
     sums = np.zeros((runs, len(_Sums.__match_args__)))
+    table = _spread_table(run.recovery_spread)
     for first in range(0, runs, ROWS):
         rows = slice(first, min(first + ROWS, runs))
-        sums[rows] = _chunk(run, columns, rows, seed, first // ROWS)
+        sums[rows] = _chunk(columns.rows(rows), table, seed, first // ROWS)
     s = _Sums(*sums.T)
     return _outcomes(run, load, work_s, need, s, hopeless)
 
@@ -65,6 +78,16 @@ class _Columns:
     silent: Floats
     blocked: Floats
     wait: Floats
+    near_s: Floats
+    store_s: Floats
+    stall_s: Floats
+    silent_s: Floats
+    near_total_s: Floats
+    wide_total_s: Floats
+
+    def rows(self, rows: slice | npt.NDArray[np.intp]) -> _Columns:
+        """Some of the runs."""
+        return _Columns(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,28 +102,24 @@ class _Sums:
     stops: Floats
 
 
-def _chunk(run: Run, c: _Columns, rows: slice, seed: int, chunk: int) -> Floats:
+def _chunk(c: _Columns, table: npt.NDArray[np.float32], seed: int, chunk: int) -> Floats:
     """Runs of one chunk to their ends, block of cycles by block."""
-    out = np.zeros((rows.stop - rows.start, 6))
-    state = np.zeros((rows.stop - rows.start, 3))
-    active = np.flatnonzero(c.need[rows] > 0)
-    table = _spread_table(run.recovery_spread)
+    num = len(c.need)
+    out = np.zeros((num, 6))
+    state = np.zeros((num, 3))
+    active = np.flatnonzero(c.need > 0)
     block = 0
     while active.size:
         rng = np.random.Generator(np.random.SFC64([seed, chunk, block]))
         draws = _Draws(
-            up=rng.standard_exponential((len(out), CYCLES)),
-            kind=rng.random((len(out), CYCLES), dtype=np.float32),
-            down=rng.integers(0, len(table), (len(out), CYCLES), dtype=np.uint16),
+            up=rng.standard_exponential((num, CYCLES)),
+            kind=rng.random((num, CYCLES), dtype=np.float32),
+            down=rng.integers(0, len(table), (num, CYCLES), dtype=np.uint16),
         )
         k = active
-        part = _Columns(
-            rate=c.rate[rows][k], need=c.need[rows][k], wide=c.wide[rows][k], silent=c.silent[rows][k],
-            blocked=c.blocked[rows][k], wait=c.wait[rows][k],
-        )  # fmt: skip
-        if k.size < len(out):
+        if k.size < num:
             draws = _Draws(up=draws.up[k], kind=draws.kind[k], down=draws.down[k])
-        sums, after, done = _block(run, part, draws, state[k], table, first=block == 0)
+        sums, after, done = _block(c.rows(k), draws, state[k], table, first=block == 0)
         out[k] += sums
         state[k] = after
         active = k[~done]
@@ -130,7 +149,7 @@ def _spread_table(spread: float) -> npt.NDArray[np.float32]:
 
 
 def _block(
-    run: Run, c: _Columns, draws: _Draws, state: Floats, table: npt.NDArray[np.float32], *, first: bool
+    c: _Columns, draws: _Draws, state: Floats, table: npt.NDArray[np.float32], *, first: bool
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """One block of cycles of some runs.
 
@@ -144,25 +163,25 @@ def _block(
     tuple of array
         Sums to add, the state afterwards, and whether the run has ended.
     """
-    r, near = run.recovery, run.near_s
     up = draws.up
     up /= c.rate[:, None]
     down = table[draws.down]
-    down *= np.float32(r.near_total_s)
+    down *= c.near_total_s[:, None].astype(np.float32)
     wide = draws.kind < c.wide[:, None].astype(np.float32)
     if first:  # a run does not begin with a stop
         down[:, 0], wide[:, 0] = 0.0, False
     at_row, at_col = np.nonzero(wide)
-    down[at_row, at_col] *= np.float32(r.wide_total_s / max(r.near_total_s, 1e-9))
+    longer = (c.wide_total_s / np.maximum(c.near_total_s, 1e-9)).astype(np.float32)
+    down[at_row, at_col] *= longer[at_row]
     progress = up - down
     np.maximum(progress, 0.0, out=progress)
-    intervals = progress / (near + run.stall_s)
+    intervals = progress / (c.near_s + c.stall_s)[:, None]
     np.floor(intervals, out=intervals)
     total = np.cumsum(intervals, axis=1)
     wait_row, wait_col, waits = _waits(c, draws.kind, first=first)
-    extra, base = _fall_back(run, c, draws.kind, at_row, at_col, total, state)
+    extra, base = _fall_back(c, draws.kind, at_row, at_col, total, state)
     undone = state[:, 2] + np.bincount(at_row, extra, len(state))
-    saved = state[:, 0] + total[:, -1] * near
+    saved = state[:, 0] + total[:, -1] * c.near_s
 
     sums = np.empty((len(state), 6))
     sums[:, 4] = np.bincount(wait_row, waits, len(state))
@@ -171,7 +190,7 @@ def _block(
     met = up[at_row, at_col] - progress[at_row, at_col]
     sums[:, 2] = np.bincount(at_row, met, len(state))
     sums[:, 1] = whole - progress.sum(axis=1) - sums[:, 2]
-    sums[:, 3] = total[:, -1] * run.stall_s
+    sums[:, 3] = total[:, -1] * c.stall_s
     sums[:, 5] = CYCLES
     # only these can have ended: the others had not enough even if nothing had been undone
     near_end = np.flatnonzero(saved - state[:, 2] + progress.max(axis=1) >= c.need)
@@ -183,21 +202,22 @@ def _block(
         waited[wait_row, wait_col] = waits
         e = near_end
         done[e], sums[e] = _ends(
-            run, c.need[e], up[e], down[e], progress[e], intervals[e], total[e], lost[e], waited[e], wide[e],
+            c.rows(e), up[e], down[e], progress[e], intervals[e], total[e], lost[e], waited[e], wide[e],
             state[e], sums[e],
         )  # fmt: skip
     return sums, np.stack([saved, base, undone], axis=1), done
 
 
 def _ends(
-    run: Run, need: Floats, up: Floats, down: npt.NDArray[np.float32], progress: Floats, intervals: Floats,
+    c: _Columns, up: Floats, down: npt.NDArray[np.float32], progress: Floats, intervals: Floats,
     total: Floats, lost: Floats, waited: Floats, wide: npt.NDArray[np.bool_], state: Floats, sums: Floats,
 ) -> tuple[npt.NDArray[np.bool_], Floats]:  # fmt: skip
     """Which runs end in a block, and their sums up to there."""
-    before = (total - intervals) * run.near_s + state[:, :1]
+    near, stall = c.near_s[:, None], c.stall_s
+    before = (total - intervals) * near + state[:, :1]
     have = np.maximum(before - state[:, 2:] - np.cumsum(lost, axis=1), 0.0)
-    left = np.maximum(need[:, None] - have, 0.0)
-    time_left = left + run.stall_s * np.floor(left / run.near_s)
+    left = np.maximum(c.need[:, None] - have, 0.0)
+    time_left = left + stall[:, None] * np.floor(left / near)
     ends = progress >= time_left
     done: npt.NDArray[np.bool_] = np.asarray(ends.any(axis=1))
     at = np.where(done, ends.argmax(axis=1), CYCLES)
@@ -215,8 +235,8 @@ def _ends(
     out[:, 2] = (met * wide).sum(axis=1)
     out[:, 1] = met.sum(axis=1) - out[:, 2]
     out[:, 3] = (intervals * past).sum(axis=1)
-    out[rows, 3] += np.floor(left[rows, last] / run.near_s)
-    out[:, 3] *= run.stall_s
+    out[rows, 3] += np.floor(left[rows, last] / c.near_s[rows])
+    out[:, 3] *= stall
     out[:, 5] = np.minimum(at + 1, CYCLES)
     return done, np.where(done[:, None], out, sums)
 
@@ -240,21 +260,21 @@ def _waits(
 
 
 def _fall_back(
-    run: Run, c: _Columns, kind: npt.NDArray[np.float32], row: npt.NDArray[np.intp], col: npt.NDArray[np.intp],
+    c: _Columns, kind: npt.NDArray[np.float32], row: npt.NDArray[np.intp], col: npt.NDArray[np.intp],
     total: Floats, state: Floats,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Work undone by each fault that only storage helps against, and where each run then stands for the next one."""
     base = state[:, 1].copy()
     if row.size == 0:
         return np.zeros(0), base
-    before = state[row, 0] + np.where(col > 0, total[row, col - 1], 0.0) * run.near_s
+    before = state[row, 0] + np.where(col > 0, total[row, col - 1], 0.0) * c.near_s[row]
     # the last such fault of the same run, in this block or before
     again = np.concatenate([[False], row[1:] == row[:-1]])
     since = before - np.where(again, np.concatenate([[0.0], before[:-1]]), state[row, 1])
-    extra = np.mod(since + 1e-6, run.store_s)
+    extra = np.mod(since + 1e-6, c.store_s[row])
     extra[extra < 2e-6] = 0.0
     silent = kind[row, col] < c.silent[row]
-    extra = np.where(silent, np.minimum(extra + run.silent_s, before), extra)
+    extra = np.where(silent, np.minimum(extra + c.silent_s[row], before), extra)
     base[row] = before  # of equal rows the last one stays
     return extra, base
 
@@ -263,12 +283,14 @@ def _outcomes(
     run: Run, load: Load, work: Floats, need: Floats, s: _Sums, hopeless: npt.NDArray[np.bool_]
 ) -> Outcomes:
     r = run.recovery
-    near_total, wide_total = max(r.near_total_s, 1e-9), max(r.wide_total_s, 1e-9)
-    planned = s.wall * run.planned_share / (1.0 - run.planned_share)
+    near_total, wide_total = np.maximum(r.near_total_s, 1e-9), np.maximum(r.wide_total_s, 1e-9)
+    grown = s.stops * run.regrow_s(load)
+    planned = (s.wall + grown) * run.planned_share / (1.0 - run.planned_share)
     losses = {
         "detection": s.near_down * r.detection_s / near_total + s.wide_down * r.wide_detection_s / wide_total,
         "restart": s.near_down * (r.restart_s + r.load_s) / near_total
-        + s.wide_down * (r.wide_restart_s + r.wide_load_s) / wide_total,
+        + s.wide_down * (r.wide_restart_s + r.wide_load_s) / wide_total
+        + grown,
         "recomputed": s.wall - s.near_down - s.wide_down - s.stalls - s.waits - need,
         "checkpoint_stalls": s.stalls,
         "warm_up": s.near_down * r.warm_up_s / near_total + s.wide_down * r.warm_up_s / wide_total,
@@ -278,7 +300,7 @@ def _outcomes(
         "slow_nodes": work * load.slow_nodes,
         "slow_links": work * load.slow_links,
     }
-    wall = s.wall + planned
+    wall = s.wall + grown + planned
     return Outcomes(
         wall_s=np.where(hopeless, np.inf, wall),
         work_s=work,

@@ -15,6 +15,7 @@ from fullmesh.machine import Machine
 from fullmesh.machine.chips import list_chips
 from fullmesh.outcomes.goodput.domains import is_supernode
 from fullmesh.outcomes.waterfall import Waterfall
+from fullmesh.output import formats
 
 Floats = npt.NDArray[np.float64]
 MONTH_S = 365.25 / 12 * 86_400.0
@@ -158,7 +159,7 @@ def device_power(
         else "device power from the parts of the step; no machine of this family was measured while training"
     )
     if not published:
-        share_of_unit = f"{inputs['device_power_share']:.0%}"
+        share_of_unit = formats.percent(inputs["device_power_share"], 0)
         basis += f"; design power of its chip is not published, taken as {share_of_unit} of the unit's"
     power = DevicePower(
         idle_w=idle,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullmesh.outcomes.goodput.domains import WIDE, Exposure
+from fullmesh.outcomes.goodput.draws import Amount
 
 Floats = npt.NDArray[np.float64]
 YEAR_S = 365.25 * 86_400.0
@@ -75,19 +76,20 @@ class Slowness:
     ----------
     scale_up_share, network_share : float
         Of the step, exposed communication over each fabric.
-    straggler_slowdown, straggler_s, flap_s : float
+    straggler_slowdown, straggler_s, flap_s : float or array
+        One value, or one a run.
     """
 
     scale_up_share: float
     network_share: float
-    straggler_slowdown: float
-    straggler_s: float
-    flap_s: float
+    straggler_slowdown: Amount
+    straggler_s: Amount
+    flap_s: Amount
 
 
 def load_of(
     exposures: tuple[Exposure, ...], slow: Slowness, *, factors: Mapping[str, Floats] | None = None,
-    swap_s: float | None = None,
+    swap_s: Amount | None = None,
 ) -> Load:  # fmt: skip
     """Add up the exposures of a job.
 
@@ -95,7 +97,7 @@ def load_of(
     ----------
     factors : mapping of str to array, optional
         A factor on the rate of each domain, for draws of uncertain rates; the arrays give the shape of the answer.
-    swap_s : float, optional
+    swap_s : float or array, optional
         Time until a spare unit is whole again, instead of the repair of the part, where units are replaced.
     """
     shape = np.broadcast_shapes(*(f.shape for f in (factors or {}).values()))

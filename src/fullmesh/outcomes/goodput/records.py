@@ -99,7 +99,7 @@ class MoneyForecast:
     rented : bool
     usd, usd_per_million_tokens : Spread
     parts_usd : dict of str to float
-        Means.
+        Means over the middle fifth of the runs by their length.
     basis : str
     """
 
@@ -108,6 +108,30 @@ class MoneyForecast:
     usd_per_million_tokens: Spread
     parts_usd: dict[str, float]
     basis: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SmallerPlan:
+    """What a job goes on as where some of its units are missing.
+
+    Parameters
+    ----------
+    missing : int
+        Units.
+    devices : int
+        That the plan uses.
+    plan : str
+    speed : float
+        Tokens a second over those of the whole job.
+    searched : bool
+        Whether the planner found it, or it is the same layout with fewer data-parallel ranks.
+    """
+
+    missing: int
+    devices: int
+    plan: str
+    speed: float
+    searched: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +144,16 @@ class PolicyForecast:
     days, goodput, interruptions : Spread
         ``interruptions`` are stops that nobody planned.
     losses_s : dict of str to float
-        Mean seconds by cause; with ``work_s`` they add up to ``wall_s``.
-    work_s, wall_s : float
-        Means.
+        Mean seconds by cause over the middle fifth of the runs by their length; with ``work_s`` they add up to
+        ``wall_s``.
+    work_s, wall_s, planned_stops, tokens_lost : float
+        Means over the same runs.
+    mean_days : float
+        Over all runs that end.
+    unfinished_share : float
+        Of the runs, those that never end: faults come faster than they are repaired.
     closed_form_days : float
-        The same mean by the closed form, for the expected rates.
-    planned_stops, tokens_lost : float
-        Means.
+        The mean run by the closed form, for the expected rates and inputs.
     intervals : Intervals
         Of checkpoints.
     spares, spare_devices : int
@@ -141,7 +168,12 @@ class PolicyForecast:
     energy_j, mean_power_w : Spread or None
         At the meter of the site, cooling and spares included.
     peak_power_w, carbon_kg : float or None
+    peak_interval_w : Spread or None
     money : tuple of MoneyForecast
+    smaller : tuple of SmallerPlan
+        Of a policy that shrinks.
+    rejoins_at_once : bool or None
+        Of such a policy: whether the job stops for a repaired unit, or takes it in with the next fault.
     """
 
     recovery: Recovery
@@ -151,6 +183,8 @@ class PolicyForecast:
     losses_s: dict[str, float]
     work_s: float
     wall_s: float
+    mean_days: float
+    unfinished_share: float
     closed_form_days: float
     planned_stops: float
     tokens_lost: float
@@ -164,8 +198,11 @@ class PolicyForecast:
     energy_j: Spread | None
     mean_power_w: Spread | None
     peak_power_w: float | None
+    peak_interval_w: Spread | None
     carbon_kg: float | None
     money: tuple[MoneyForecast, ...]
+    smaller: tuple[SmallerPlan, ...]
+    rejoins_at_once: bool | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fullmesh.catalog.fault_log import PLANNED, FaultLog
 from fullmesh.outcomes.goodput.domains import WIDE
+from fullmesh.outcomes.goodput.draws import one
 from fullmesh.outcomes.goodput.engine import LOSSES, Outcomes, Run
 
 Floats = npt.NDArray[np.float64]
@@ -81,6 +82,7 @@ class _State:
     wide_down: float = 0.0
     waits: float = 0.0
     fewer: float = 0.0
+    grown: float = 0.0
     stops: int = 0
 
 
@@ -99,7 +101,7 @@ def replay_stops(
     rng : Generator, optional
         Draws the spread of recoveries; without it each takes its mean.
     """
-    r, stall, near = run.recovery, run.stall_s, run.near_s
+    r, stall, near = run.recovery, one(run.stall_s), one(run.near_s)
     need = work_s * (1.0 + slow[0] + slow[1])
     s = _State()
     repairs: list[float] = []
@@ -114,17 +116,18 @@ def replay_stops(
             continue
         left = need - s.saved
         wanted = left + stall * math.floor(left / near)
-        reached, ended = _work(run, s.now, at, wanted, repairs)
+        reached, grown, ended = _work(run, s.now, at, wanted, repairs)
+        s.grown += grown
         if ended is not None:
             s.stalls += stall * math.floor(left / near)
-            s.fewer += ended - s.now - wanted
+            s.fewer += ended - s.now - wanted - grown
             s.now = ended
             return _outcomes(run, s, work_s, need, slow)
         assert stop is not None
         index += 1
         if stop.replaced:
             heapq.heappush(repairs, at + stop.repair_s)
-        ready = at if r.shrinks else _ready(run, at, repairs)
+        ready = _ready(run, at, repairs)
         if at < s.ready:  # the job waits and does not run: it waits for this one too
             longer = max(ready - s.ready, 0.0)
             s.waits, s.ready, s.now = s.waits + longer, s.ready + longer, s.now + longer
@@ -134,9 +137,9 @@ def replay_stops(
             intervals = math.floor(reached / (near + stall))
             s.saved += intervals * near
             s.stalls += intervals * stall
-            s.fewer += (at - s.now) - reached
+            s.fewer += (at - s.now) - reached - grown
         _undo(run, s, stop)
-        down = r.wide_total_s if stop.wide or stop.silent else r.near_total_s
+        down = one(r.wide_total_s if stop.wide or stop.silent else r.near_total_s)
         if rng is not None and run.recovery_spread:
             z = float(rng.standard_normal())
             down *= math.exp(run.recovery_spread * z - run.recovery_spread**2 / 2.0)
@@ -153,10 +156,12 @@ def replay_stops(
 
 
 def _ready(run: Run, at: float, repairs: list[float]) -> float:
-    """When no more units are in repair than there are spares."""
+    """When no more units are in repair than there are spares; at once for a job that shrinks."""
     while repairs and repairs[0] <= at:
         heapq.heappop(repairs)
-    over = len(repairs) - run.spares * run.pools
+    if run.recovery.shrinks:
+        return at
+    over = len(repairs) - int(run.spares) * run.pools
     return heapq.nsmallest(over, repairs)[-1] if over > 0 else at
 
 
@@ -170,32 +175,42 @@ def _take_back(s: _State, over: float) -> None:
 
 def _work(
     run: Run, start: float, until: float, wanted: float, repairs: list[float]
-) -> tuple[float, float | None]:
-    """Seconds of full speed between two times, and when ``wanted`` of them were reached, if they were."""
+) -> tuple[float, float, float | None]:
+    """Seconds of full speed between two times, those that units took to join again, and the end if it was reached."""
     if until <= start:
-        return 0.0, None
+        return 0.0, 0.0, None
     if not run.recovery.shrinks:
         if start + wanted <= until:
-            return wanted, start + wanted
-        return until - start, None
-    done, now = 0.0, start
-    for back in [*sorted(t for t in repairs if start < t < until), until]:
-        missing = max(sum(t > now for t in repairs) - run.spares * run.pools, 0)
+            return wanted, 0.0, start + wanted
+        return until - start, 0.0, None
+    done, grown, now = 0.0, 0.0, start
+    missing = _missing(run, start, repairs)
+    backs = sorted(t for t in repairs if start < t < until) if run.regrows_at_once else []
+    for back in [*backs, until]:
         speed = run.speed_without(missing)
-        if done + (back - now) * speed >= wanted:
-            return wanted, now + (wanted - done) / speed
-        done += (back - now) * speed
-        now = back
-    return done, None
+        if now < back:
+            if speed > 0 and done + (back - now) * speed >= wanted:
+                return wanted, grown, now + (wanted - done) / speed
+            done += (back - now) * speed
+            now = back
+        if back < until and missing > _missing(run, back, repairs):
+            missing -= 1
+            joins = min(one(run.recovery.regrow_s), until - now)
+            grown, now = grown + joins, now + joins
+    return done, grown, None
+
+
+def _missing(run: Run, now: float, repairs: list[float]) -> int:
+    return max(sum(t > now for t in repairs) - int(run.spares) * run.pools, 0)
 
 
 def _undo(run: Run, s: _State, stop: Stop) -> None:
     if not (stop.wide or stop.silent):
         return
-    extra = math.fmod(s.saved - s.at_store + 1e-6, run.store_s)
+    extra = math.fmod(s.saved - s.at_store + 1e-6, one(run.store_s))
     extra = 0.0 if extra < 2e-6 else extra
     if stop.silent:
-        extra += run.silent_s
+        extra += one(run.silent_s)
     s.saved = max(s.saved - extra, 0.0)
     s.at_store = s.saved
 
@@ -203,14 +218,16 @@ def _undo(run: Run, s: _State, stop: Stop) -> None:
 def _outcomes(run: Run, s: _State, work_s: float, need: float, slow: tuple[float, float]) -> Outcomes:
     ended = math.isfinite(work_s)
     r = run.recovery
-    near_total, wide_total = max(r.near_total_s, 1e-9), max(r.wide_total_s, 1e-9)
-    planned = s.now * run.planned_share / (1.0 - run.planned_share)
+    near_total, wide_total = max(one(r.near_total_s), 1e-9), max(one(r.wide_total_s), 1e-9)
+    share = one(run.planned_share)
+    planned = s.now * share / (1.0 - share)
     work = work_s if ended else need / (1.0 + slow[0] + slow[1])
     losses = {
         "detection": s.near_down * r.detection_s / near_total + s.wide_down * r.wide_detection_s / wide_total,
         "restart": s.near_down * (r.restart_s + r.load_s) / near_total
-        + s.wide_down * (r.wide_restart_s + r.wide_load_s) / wide_total,
-        "recomputed": s.now - s.near_down - s.wide_down - s.stalls - s.waits - s.fewer - need,
+        + s.wide_down * (r.wide_restart_s + r.wide_load_s) / wide_total
+        + s.grown,
+        "recomputed": s.now - s.near_down - s.wide_down - s.stalls - s.waits - s.fewer - s.grown - need,
         "checkpoint_stalls": s.stalls,
         "warm_up": s.near_down * r.warm_up_s / near_total + s.wide_down * r.warm_up_s / wide_total,
         "waiting_for_repair": s.waits,
@@ -225,7 +242,7 @@ def _outcomes(run: Run, s: _State, work_s: float, need: float, slow: tuple[float
         work_s=np.array([work]),
         losses_s={k: np.array([losses[k] if ended else math.inf]) for k in LOSSES},
         stops=np.array([float(s.stops) if ended else math.inf]),
-        planned=np.array([wall * run.planned_per_s]),
+        planned=np.array([wall * one(run.planned_per_s)]),
     )
 
 

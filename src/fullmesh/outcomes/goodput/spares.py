@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from fullmesh.outcomes.goodput.draws import Whole
+
 Floats = npt.NDArray[np.float64]
 
 
-def erlang_b(spares: int, load: Floats | float) -> Floats:
+def erlang_b(spares: Whole, load: Floats | float) -> Floats:
     """Probability that a fault finds all spares in repair.
 
     Parameters
     ----------
-    spares : int
+    spares : int or array
     load : float or array
         Mean number of members in repair if spares were without end: rate times mean repair time.
 
@@ -25,13 +28,15 @@ def erlang_b(spares: int, load: Floats | float) -> Floats:
     the job waits, the number in repair is a Poisson number, and this is its share at ``spares`` among those up to it.
     """
     a = np.asarray(load, dtype=np.float64)
-    blocked = np.ones_like(a)
-    for k in range(1, spares + 1):
-        blocked = a * blocked / (k + a * blocked)
+    have = np.asarray(spares)
+    blocked = np.ones(np.broadcast_shapes(a.shape, have.shape))
+    for k in range(1, int(have.max()) + 1):
+        more = a * blocked / (k + a * blocked)
+        blocked = more if have.ndim == 0 else np.where(k <= have, more, blocked)
     return blocked
 
 
-def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Floats:
+def mean_wait(spares: Whole, load: Floats | float, repair_s: Floats | float) -> Floats:
     """Mean time until no more than ``spares`` members are in repair again, after a fault that found all of them there.
 
     Notes
@@ -46,17 +51,36 @@ def mean_wait(spares: int, load: Floats | float, repair_s: Floats | float) -> Fl
     return out
 
 
-def mean_excess(spares: int, load: Floats | float) -> Floats:
-    """Mean number of members in repair beyond the spares, where the job goes on without them (a Poisson number)."""
-    a = np.asarray(load, dtype=np.float64)
-    term = np.exp(-a)
-    below = term * spares
-    for k in range(1, spares):
-        term = term * a / k
-        below = below + term * (spares - k)
-    # E max(N - s, 0) = a - s + E max(s - N, 0)
-    out: Floats = np.maximum(a - spares + (below if spares else 0.0), 0.0)
+def some_missing(spares: int, load: Floats | float) -> Floats:
+    """Probability that all spares are in use when one more is asked for, where the job goes on without (Poisson)."""
+    from scipy import special  # only where a whole run is asked for: it takes long to import
+
+    out: Floats = (
+        special.pdtrc(spares - 1, np.asarray(load, dtype=np.float64)) if spares else np.ones_like(load)
+    )
     return out
+
+
+def mean_over_missing(spares: int, load: Floats | float, values: Sequence[float]) -> Floats:
+    """Mean of what holds with no, one, two ... members missing beyond the spares; the last value holds beyond.
+
+    Notes
+    -----
+    The number in repair is a Poisson number where the job goes on without them.
+    """
+    from scipy import special  # only where a whole run is asked for: it takes long to import
+
+    a = np.asarray(load, dtype=np.float64)
+    out = np.full_like(a, values[0])
+    # nobody is further out than that
+    most = float(a.max()) + 12.0 * math.sqrt(float(a.max())) + 20.0
+    for k in range(1, len(values)):
+        step = values[k] - values[k - 1]
+        if spares + k > most:
+            break
+        if step:
+            out = out + step * special.pdtrc(spares + k - 1, a)
+    return np.asarray(out)
 
 
 def spares_for(load: float, target: float, most: int = 100_000) -> int:
