@@ -89,14 +89,13 @@ def check_folder(path: str | Path, *, where: str = "") -> None:
     if not name.strip("/" + os.sep):
         raise OutputError("the name of the folder is empty", where=where)
     try:
-        if os.path.lexists(name):
-            if not os.path.isdir(name) or os.listdir(name):
-                raise OutputError(
-                    f"{name} is there already",
-                    where=where,
-                    expected="a new folder, or an empty one",
-                    hint="name another folder, or remove this one",
-                )
+        if os.path.lexists(name) and (not os.path.isdir(name) or os.listdir(name)):
+            raise OutputError(
+                f"{name} is there already",
+                where=where,
+                expected="a new folder, or an empty one",
+                hint="name another folder, or remove this one",
+            )
         _check_folder(os.path.dirname(os.path.abspath(name)), name, where)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {name}: {_reason(error)}", where=where) from None

@@ -148,7 +148,8 @@ def neighbours(model: ModelSpec, machine: Machine, plan: Plan) -> Iterator[Plan]
         but(recompute="full", recompute_fraction=f, recompute_modules=()) for f in (0.25, 0.5, 0.75, 1.0)
     )
     for switch in (
-        "sequence_parallel", "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap", "ep_overlap", "grouped_experts",
+        "sequence_parallel", "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap", "ep_overlap",
+        "grouped_experts",
     ):  # fmt: skip
         yield but(**{switch: not getattr(plan, switch)})
     yield but(grad_bytes=2 if plan.grad_bytes == 4 else 4)

@@ -115,8 +115,8 @@ class Checked(Result):
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
         e = self.predicted
-        known = isinstance(e, Estimate)
-        return finite(
+        left = e.capacity_bytes - e.memory_bytes if isinstance(e, Estimate) else None
+        out: dict[str, Any] = finite(
             {
                 "framework": self.run.framework,
                 "software": self.run.software,
@@ -130,7 +130,7 @@ class Checked(Result):
                 else {"step_s": self.step_s, "basis": self.measured.basis, "steps": self.measured.steps},
                 "measured_over_predicted": self.ratio,
                 "predicted": e.to_dict(),
-                "memory_left_bytes": e.capacity_bytes - e.memory_bytes if known else None,
+                "memory_left_bytes": left,
                 "nearest_published": self.near,
                 "shares": [_part_record(p) for p in self.shares],
                 "operators": [_part_record(p) for p in self.classes],
@@ -151,7 +151,8 @@ class Checked(Result):
                 "row": {k: v for k, v in self.row.items() if v},
                 "row_leaves_open": list(self.row_unsaid),
             }
-        )  # type: ignore[no-any-return]
+        )
+        return out
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row: the run in the results' columns."""
@@ -201,7 +202,8 @@ def check_run(
     FullmeshError
         Something cannot be read, or two speeds are given.
     """
-    given = [name for name, value in (("--step-time", step_time), ("--tokens-per-s", tokens_per_s), ("--log", log)) if value is not None]  # fmt: skip
+    speeds = {"--step-time": step_time, "--tokens-per-s": tokens_per_s, "--log": log}
+    given = [name for name, value in speeds.items() if value is not None]
     if len(given) > 1:
         raise LaunchError(
             f"the speed is given {len(given)} times",

@@ -13,6 +13,7 @@ import numpy as np
 from fullmesh.errors import FullmeshError, LaunchError, TraceError, shown
 from fullmesh.plan import Plan
 from fullmesh.reading import LARGEST_CSV_BYTES, csv_rows, read_text
+from fullmesh.timeline.schedule.graph import Floats
 from fullmesh.timeline.trace.measured import Profile, classify, read_profile
 from fullmesh.values import number
 
@@ -204,7 +205,7 @@ def _shares(profile: Profile, step: int) -> dict[str, float]:
 _EXCHANGES = ("collectives", "all-to-all", "send and receive")
 
 
-def _covered(start: np.ndarray, end: np.ndarray) -> float:  # type: ignore[type-arg]
+def _covered(start: Floats, end: Floats) -> float:
     """Length of the union of intervals."""
     if not len(start):
         return 0.0

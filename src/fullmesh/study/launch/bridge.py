@@ -78,8 +78,9 @@ _TORCH = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.floa
 # a class or function of PyTorch that a field holds
 _CALL = "_target_"
 _IDLE = (
-    "scheduler.", "logger.", "dist.", "rng.", "checkpoint.", "profiling.", "tokenizer.", "dataset.", "train.", "optimizer.",
-    "ddp.check_for_nan_in_grad", "ddp.average_in_collective", "mixed_precision", "model.rotary_base", "model.init_method_std",
+    "scheduler.", "logger.", "dist.", "rng.", "checkpoint.", "profiling.", "tokenizer.", "dataset.", "train.",
+    "optimizer.", "ddp.check_for_nan_in_grad", "ddp.average_in_collective", "mixed_precision", "model.rotary_base",
+    "model.init_method_std",
 )  # fmt: skip
 
 
@@ -138,6 +139,7 @@ def bridge_config(plan: Plan, found: Outline) -> dict[str, Any]:
     if "use-distributed-optimizer" in settings:
         out["optimizer.use_distributed_optimizer"] = True
     out |= {
+        "model.attention_dropout": 0.0, "model.hidden_dropout": 0.0,
         "model.vocab_size": found.vocab, "model.should_pad_vocab": True, "model.make_vocab_size_divisible_by": 1,
         "tokenizer.vocab_size": found.vocab - 1, "dataset.sequence_length": plan.seq, "dataset.random_seed": 1234,
         "dataset.reset_position_ids": False, "dataset.reset_attention_mask": False, "dataset.eod_mask_loss": False,
@@ -233,9 +235,10 @@ def read_bridge(tree: Mapping[str, Any], where: str, *, model: ModelSpec | None 
 
 # fields of a provider that follow from others
 _BESIDE = (
-    "pipeline-dtype", "params-dtype", "should-pad-vocab", "activation-func", "autocast-dtype", "gradient-accumulation-fusion",
-    "use-te-rng-tracker", "apply-rope-fusion", "bias-activation-fusion", "bias-dropout-fusion", "persist-layer-norm",
-    "masked-softmax-fusion", "attention-dropout", "hidden-dropout", "variable-seq-lengths", "batch-p2p-comm",
+    "pipeline-dtype", "params-dtype", "should-pad-vocab", "activation-func", "autocast-dtype",
+    "gradient-accumulation-fusion", "use-te-rng-tracker", "apply-rope-fusion", "bias-activation-fusion",
+    "bias-dropout-fusion", "persist-layer-norm", "masked-softmax-fusion", "attention-dropout", "hidden-dropout",
+    "variable-seq-lengths", "batch-p2p-comm",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed: its JSON configuration, the model as a Hugging Face ``config.json``, and what the script decides beside."""
+"""DeepSpeed: its JSON configuration, the model as a Hugging Face ``config.json``, and what the script decides."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SIZES: Mapping[str, str] = MappingProxyType(
 SCRIPT_KEYS = ("seq_length", "gradient_checkpointing", "attention")
 _IDLE = (
     "gradient_clipping", "steps_per_print", "wall_clock_breakdown", "optimizer.", "scheduler.", "prescale_gradients",
-    "gradient_predivide_factor", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "dump_state", "tensorboard.",
-    "wandb.", "csv_monitor.", "flops_profiler.", "comms_logger.", "checkpoint.", "fp16.loss_scale", "fp16.hysteresis",
-    "fp16.initial_scale_power", "fp16.loss_scale_window", "fp16.min_loss_scale", "fp16.auto_cast", "elasticity.",
-    "zero_optimization.contiguous_gradients", "zero_optimization.allgather_partitions", "data_types.",
+    "gradient_predivide_factor", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "dump_state",
+    "tensorboard.", "wandb.", "csv_monitor.", "flops_profiler.", "comms_logger.", "checkpoint.", "fp16.loss_scale",
+    "fp16.hysteresis", "fp16.initial_scale_power", "fp16.loss_scale_window", "fp16.min_loss_scale", "fp16.auto_cast",
+    "elasticity.", "zero_optimization.contiguous_gradients", "zero_optimization.allgather_partitions", "data_types.",
     "zero_optimization.reduce_scatter", "zero_optimization.stage3_", "zero_optimization.sub_group_size",
     "zero_optimization.round_robin_gradients", "zero_optimization.allgather_bucket_size", "sparse_gradients",
     "zero_optimization.reduce_bucket_size", "zero_optimization.offload_optimizer.pin_memory", "seed",
@@ -56,6 +56,8 @@ def deepspeed_config(plan: Plan, model: ModelSpec) -> tuple[dict[str, Any], dict
         ("activations in host memory", plan.offload_activations > 0),
         (f"cuda_graph = {plan.cuda_graph}", plan.cuda_graph != "none"),
         (f"recompute = {plan.recompute}", plan.recompute == "selective"),
+        # MiCS, which had them, was removed
+        (f"groups of {plan.shard} shards", bool(plan.zero and plan.shard and plan.shard < plan.dp)),
         ("recompute in a part of the layers", plan.recompute == "full" and plan.recompute_fraction != 1.0),
     ):  # fmt: skip
         if on:
@@ -67,10 +69,6 @@ def deepspeed_config(plan: Plan, model: ModelSpec) -> tuple[dict[str, Any], dict
     out |= {"bf16.enabled": plan.precision == "bf16", "fp16.enabled": plan.precision == "fp16"}
     out["communication_data_type"] = "fp32" if plan.grad_bytes == 4 else plan.precision
     out["zero_optimization.overlap_comm"] = plan.grad_overlap
-    if plan.shard and plan.shard < plan.dp:
-        if plan.zero != 3:
-            raise cannot(NAME, "a group of shards below ZeRO-3")
-        out["zero_optimization.mics_shard_size"] = plan.shard
     if plan.offload_optimizer:
         out["zero_optimization.offload_optimizer.device"] = "cpu"
         if plan.offload_optimizer < 1.0:
@@ -126,9 +124,11 @@ def _candidates(model: ModelSpec) -> list[dict[str, Any]]:
             plain | {
                 "model_type": "deepseek_v3", "num_key_value_heads": mixer.num_heads, "q_lora_rank": mixer.q_lora_rank,
                 "kv_lora_rank": mixer.kv_lora_rank, "qk_nope_head_dim": mixer.qk_nope_dim,
-                "qk_rope_head_dim": mixer.qk_rope_dim, "v_head_dim": mixer.v_dim, "n_routed_experts": experts.num_experts,
-                "num_experts_per_tok": experts.topk, "moe_intermediate_size": experts.ffn,
-                "n_shared_experts": experts.shared_ffn // experts.ffn, "first_k_dense_replace": found.num_dense_first or 0,
+                "qk_rope_head_dim": mixer.qk_rope_dim, "v_head_dim": mixer.v_dim,
+                "n_routed_experts": experts.num_experts, "num_experts_per_tok": experts.topk,
+                "moe_intermediate_size": experts.ffn,
+                "n_shared_experts": experts.shared_ffn // experts.ffn,
+                "first_k_dense_replace": found.num_dense_first or 0,
             }
         )  # fmt: skip
     if not isinstance(mixer, Attention):

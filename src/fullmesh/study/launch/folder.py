@@ -137,6 +137,12 @@ def as_written(plan: Plan, model: ModelSpec, framework: str) -> tuple[Written, P
         )
         wrong, plan = [], dataclasses.replace(plan, recompute_fraction=back.recompute_fraction)
     wrong += differences(model, found)
+    hides = plan.ep > 1 and plan.ep_overlap
+    if framework in ("megatron", "megatron-bridge") and hides and plan.cuda_graph == "full":
+        notes.append(
+            "Megatron core up to 0.16 refuses a graph of the whole iteration beside overlapped expert traffic; later "
+            "releases capture both."
+        )
     if wrong:
         said = ", ".join(
             f"{name} = {getattr(plan, name)}" if name in FIELDS else f"its {name}" for name in wrong
@@ -304,7 +310,8 @@ def _names(e: Estimate, framework: str) -> dict[str, str]:
         "torchtitan": 'export PYTHONPATH=".:${PYTHONPATH:-}"\n',
         "mindspeed": "export HCCL_CONNECT_TIMEOUT=3600\nexport TASK_QUEUE_ENABLE=2\n",
     }.get(framework, "")
-    extra = "    --use-mcore-models --use-fused-rmsnorm --use-fused-swiglu --use-fused-rotary-pos-emb --distributed-backend nccl"
+    fused = "--use-fused-rmsnorm --use-fused-swiglu --use-fused-rotary-pos-emb"
+    extra = f"    --use-mcore-models {fused} --distributed-backend nccl"
     return {
         "TITLE": f"{e.model.name} on {p.num_devices:,} devices of {e.machine.name}, {FRAMEWORKS[framework]}",
         "JOB": f"{e.model.id}-{p.num_devices}"[:60],
@@ -327,16 +334,17 @@ _EDIT: Mapping[str, tuple[str, ...]] = {
 }
 _EDIT_TEXT = {
     "MEGATRON": "`MEGATRON`: where Megatron-LM lies (core 0.16 or later).",
-    "MINDSPEED_LLM": "`MINDSPEED_LLM`: where MindSpeed-LLM lies, installed with MindSpeed and Megatron core 0.12 or later.",
-    "DATA_PATH": "`DATA_PATH`: your preprocessed data. Without it the run trains on mock data, which is as fast. With it, "
-    "replace `--tokenizer-type NullTokenizer` and `--vocab-size` by your tokenizer.",
-    "ROTARY_BASE": "`ROTARY_BASE`: of the model's `config.json`, with any scaling of rotary positions. It changes no speed.",
+    "MINDSPEED_LLM": "`MINDSPEED_LLM`: where MindSpeed-LLM lies, with MindSpeed and Megatron core 0.12 or later.",
+    "DATA_PATH": "`DATA_PATH`: your preprocessed data. Without it the run trains on mock data, which is as fast. "
+    "With it, replace `--tokenizer-type NullTokenizer` and `--vocab-size` by your tokenizer.",
+    "ROTARY_BASE": "`ROTARY_BASE`: of the model's `config.json`, with any scaling. It changes no speed.",
     "TRAIN_ITERS": "`TRAIN_ITERS`, learning rate, warm-up, `--save-interval`.",
     "CHECKPOINTS": "`CHECKPOINTS`: a folder that every node sees.",
 }
 _EDIT_OTHER: Mapping[str, tuple[str, ...]] = {
     "megatron-bridge": (
-        "`dataset`: mock data stands there; put a `GPTDatasetConfig` with your `blend` in its place, and your tokenizer.",
+
+        "`dataset`: mock data; put a `GPTDatasetConfig` with your `blend` in its place, and your tokenizer.",
         "`optimizer`, `scheduler`, `train.train_iters`, `checkpoint.save`.",
         "`model.rotary_base` of the model's `config.json`, with any scaling. It changes no speed.",
     ),

@@ -111,23 +111,25 @@ _SHARED_GATE = {"megatron": "moe-shared-expert-gate", "mindspeed": "shared-exper
 #: What decides nothing that is predicted.
 IDLE = (
     "lr", "lr-", "min-lr", "weight-decay", "clip-grad", "adam-", "init-method-std", "seed", "train-iters",
-    "train-samples", "log-", "eval-", "save", "save-", "load", "tensorboard-", "wandb-", "data-path", "data-cache-path",
-    "split", "tokenizer-", "vocab-file", "merge-file", "mock-data", "num-workers", "no-load-", "no-save-",
-    "no-create-attention-mask-in-dataloader", "attention-dropout", "hidden-dropout", "distributed-", "ckpt-", "async-save",
-    "exit-", "rotary-base", "rotary-percent", "rotary-scaling-factor", "rope-scaling-", "use-rope-scaling", "norm-epsilon",
-    "make-vocab-size-divisible-by", "use-mcore-models", "transformer-impl", "moe-aux-loss-coeff", "moe-z-loss-coeff",
-    "moe-router-load-balancing-type", "moe-router-score-function", "moe-router-topk-scaling-factor",
-    "moe-router-bias-update-rate", "moe-router-enable-expert-bias", "moe-router-pre-softmax", "moe-router-dtype",
-    "moe-router-num-groups", "moe-router-group-topk", "mtp-loss-scaling-factor", "manual-gc", "manual-gc-interval",
-    "override-opt_param-scheduler", "finetune", "use-rotary-position-embeddings", "no-gradient-accumulation-fusion",
-    "no-masked-softmax-fusion", "attention-softmax-in-fp32", "no-mmap-bin-files", "timing-log-", "profile", "profile-",
-    "use-fused-", "no-bias-swiglu-fusion", "no-shared-storage", "te-rng-tracker", "init-model-with-meta-device",
-    "moe-permute-fusion", "moe-router-fusion", "cross-entropy-fusion-impl", "moe-per-layer-logging", "mscale", "beta-",
-    "original-max-position-embeddings", "rope-type", "use-distributed-optimizer-", "calculate-per-token-loss",
-    "reset-", "eod-mask-loss", "dataloader-type", "no-check-for-nan-in-loss-and-grad", "overlap-cpu-optimizer-d2h-h2d",
-    "disable-gloo-process-groups", "no-enable-gloo-process-groups", "use-gloo-process-groups", "master-", "rank",
-    "node-rank", "kv-channels-", "fp8-amax-", "fp8-margin", "fp8-interval", "moe-token-drop-policy", "optimizer",
-    "spec", "npu-deterministic", "context-parallel-algo", "use-cp-send-recv-overlap", "moe-grouped-gemm-",
+    "train-samples", "log-", "eval-", "save", "save-", "load", "tensorboard-", "wandb-", "data-path",
+    "data-cache-path", "split", "tokenizer-", "vocab-file", "merge-file", "mock-data", "num-workers", "no-load-",
+    "no-save-", "no-create-attention-mask-in-dataloader", "attention-dropout", "hidden-dropout", "distributed-",
+    "ckpt-", "async-save", "exit-", "rotary-base", "rotary-percent", "rotary-scaling-factor", "rope-scaling-",
+    "use-rope-scaling", "norm-epsilon", "make-vocab-size-divisible-by", "use-mcore-models", "transformer-impl",
+    "moe-aux-loss-coeff", "moe-z-loss-coeff", "moe-router-load-balancing-type", "moe-router-score-function",
+    "moe-router-topk-scaling-factor", "moe-router-bias-update-rate", "moe-router-enable-expert-bias",
+    "moe-router-pre-softmax", "moe-router-dtype", "moe-router-num-groups", "moe-router-group-topk",
+    "mtp-loss-scaling-factor", "manual-gc", "manual-gc-interval", "override-opt_param-scheduler", "finetune",
+    "use-rotary-position-embeddings", "no-gradient-accumulation-fusion", "no-masked-softmax-fusion",
+    "attention-softmax-in-fp32", "no-mmap-bin-files", "timing-log-", "profile", "profile-", "use-fused-",
+    "no-bias-swiglu-fusion", "no-shared-storage", "te-rng-tracker", "init-model-with-meta-device",
+    "moe-permute-fusion", "moe-router-fusion", "cross-entropy-fusion-impl", "moe-per-layer-logging", "mscale",
+    "beta-", "original-max-position-embeddings", "rope-type", "use-distributed-optimizer-",
+    "calculate-per-token-loss", "reset-", "eod-mask-loss", "dataloader-type", "no-check-for-nan-in-loss-and-grad",
+    "overlap-cpu-optimizer-d2h-h2d", "disable-gloo-process-groups", "no-enable-gloo-process-groups",
+    "use-gloo-process-groups", "master-", "rank", "node-rank", "kv-channels-", "fp8-amax-", "fp8-margin",
+    "fp8-interval", "moe-token-drop-policy", "optimizer", "spec", "npu-deterministic", "context-parallel-algo",
+    "use-cp-send-recv-overlap", "moe-grouped-gemm-",
 )  # fmt: skip
 
 
@@ -220,6 +222,9 @@ def _expert_settings(found: Outline, experts: MoE, dialect: str) -> Settings:
         "moe-router-topk": experts.topk,
         "moe-ffn-hidden-size": experts.ffn,
     }
+    if experts.topk == 1:
+        # Megatron refuses one expert a token otherwise: behind the softmax its weight would be 1
+        out["moe-router-pre-softmax"] = True
     if experts.shared_ffn:
         out["moe-shared-expert-intermediate-size"] = experts.shared_ffn
         if experts.shared_gate:

@@ -39,9 +39,10 @@ _HINT = "docs/reference.md lists what `fullmesh check` reads"
 _IN_FOLDERS = ("train.sh", "train.toml", "config.yaml", "ds_config.json", "train.yaml")
 # options that only MindSpeed has
 _MINDSPEED = (
-    "use-ascend-mc2", "use-ascend-coc", "use-mc2", "use-fused-rmsnorm", "use-fused-swiglu", "use-fused-rotary-pos-emb",
-    "context-parallel-algo", "moe-alltoall-overlap-comm", "moe-fb-overlap", "num-layer-list", "swap-optimizer", "swap-attention",
-    "moe-tp-extend-ep", "reuse-fp32-param", "transformer-impl-npu", "sparse-mode", "noop-layers", "schedules-method",
+    "use-ascend-mc2", "use-ascend-coc", "use-mc2", "use-fused-rmsnorm", "use-fused-swiglu",
+    "use-fused-rotary-pos-emb", "context-parallel-algo", "moe-alltoall-overlap-comm", "moe-fb-overlap",
+    "num-layer-list", "swap-optimizer", "swap-attention", "moe-tp-extend-ep", "reuse-fp32-param",
+    "transformer-impl-npu", "sparse-mode", "noop-layers", "schedules-method",
 )  # fmt: skip
 #: Software that a launch file is for where the user names none: of the framework, or None for the machine's own.
 _SOFTWARE: Mapping[str, str | None] = {

@@ -383,9 +383,9 @@ def launched_devices(words: tuple[str, ...], variables: Mapping[str, str], where
     """Processes that a launcher in a command starts over all nodes, None where it does not say."""
     found: dict[str, int] = {}
     names = {
-        "nproc-per-node": "local", "nproc_per_node": "local", "nnodes": "nodes", "worker-num": "all", "worker_num": "all",
-        "num-gpus": "local", "num_gpus": "local", "num-nodes": "nodes", "num_nodes": "nodes", "ntasks": "all",
-        "local-worker-num": "", "local_worker_num": "",
+        "nproc-per-node": "local", "nproc_per_node": "local", "nnodes": "nodes", "worker-num": "all",
+        "worker_num": "all", "num-gpus": "local", "num_gpus": "local", "num-nodes": "nodes", "num_nodes": "nodes",
+        "ntasks": "all", "local-worker-num": "", "local_worker_num": "",
     }  # fmt: skip
     for i, word in enumerate(words):
         name, equal, value = word.lstrip("-").partition("=")

@@ -56,15 +56,17 @@ _CONVERTERS = {"fp8": "float8", "fp8-block": "float8", "mxfp8": "mx"}
 LLAMA, QWEN, DEEPSEEK = "llama3", "qwen3", "deepseek_v3"
 _IDLE = (
     "job.", "profiling.", "metrics.", "optimizer.", "lr_scheduler.", "checkpoint.", "comm.", "validation.", "debug.",
-    "experimental.", "fault_tolerance.", "memory_estimation.", "training.dataset", "training.dataset_path", "training.steps",
-    "training.max_norm", "training.gc_freq", "training.gc_debug", "training.seed", "training.dataloader.",
-    "training.deterministic", "model.hf_assets_path", "model.tokenizer_path", "model.print_after_conversion",
-    "model.name", "model.flavor", "activation_checkpoint.early_stop", "activation_checkpoint.preserve_rng_state",
-    "activation_checkpoint.per_op_", "activation_checkpoint.determinism_check", "activation_checkpoint.debug",
-    "compile.components", "compile.backend", "quantize.", "parallelism.disable_loss_parallel",
+    "experimental.", "fault_tolerance.", "memory_estimation.", "training.dataset", "training.dataset_path",
+    "training.steps", "training.max_norm", "training.gc_freq", "training.gc_debug", "training.seed",
+    "training.dataloader.", "training.deterministic", "model.hf_assets_path", "model.tokenizer_path",
+    "model.print_after_conversion", "model.name", "model.flavor", "activation_checkpoint.early_stop",
+    "activation_checkpoint.preserve_rng_state", "activation_checkpoint.per_op_",
+    "activation_checkpoint.determinism_check", "activation_checkpoint.debug", "compile.components",
+    "compile.backend", "quantize.", "parallelism.disable_loss_parallel",
     "parallelism.context_parallel_load_balancer", "parallelism.context_parallel_rotate_method",
-    "parallelism.pipeline_parallel_schedule_csv", "training.mixed_precision_param", "training.mixed_precision_reduce",
-    "parallelism.pipeline_parallel_first_stage_less_layers", "parallelism.pipeline_parallel_last_stage_less_layers",
+    "parallelism.pipeline_parallel_schedule_csv", "training.mixed_precision_param",
+    "training.mixed_precision_reduce", "parallelism.pipeline_parallel_first_stage_less_layers",
+    "parallelism.pipeline_parallel_last_stage_less_layers",
 )  # fmt: skip
 
 
@@ -276,7 +278,9 @@ def read_titan(
         "optimizer_bytes": 12, "cuda_graph": "none",
         "offload_optimizer": 1.0 if taken.switch("training.enable_cpu_offload") else 0.0,
         "compiled": taken.any_switch("compile.enable", "training.compile"),
-        "tp_overlap": taken.any_switch("parallelism.enable_async_tensor_parallel", "experimental.enable_async_tensor_parallel"),
+        "tp_overlap": taken.any_switch(
+            "parallelism.enable_async_tensor_parallel", "experimental.enable_async_tensor_parallel"
+        ),
     }  # fmt: skip
     out["precision"], out["fp8_params"] = _read_precision(taken)
     out |= _read_recompute(taken)

@@ -1,8 +1,8 @@
 """The part of YAML that configurations of training frameworks use, read strictly and written plainly.
 
-Block and flow mappings and lists, quoted and plain words, numbers, ``true`` and ``false``, ``null``, comments, anchors and
-aliases. Everything else (tags, folded texts, several documents, merge keys) is an error that names the line: a key that is
-misread would silently be another plan.
+Block and flow mappings and lists, quoted and plain words, numbers, ``true`` and ``false``, ``null``, comments, anchors
+and aliases. Everything else (tags, folded texts, several documents, merge keys) is an error that names the line: a key
+that is misread would silently be another plan.
 """
 
 from __future__ import annotations
