@@ -52,7 +52,7 @@ def main(stride: int) -> int:
         shares = ", ".join(f"{verdict} {n}" for verdict, n in count.most_common())
         print(f"{name}: {count[IN_RANGE] / len(rows):.1%} of {len(rows)} in the range ({shares})")
     share = sum(verdict == IN_RANGE for _, verdict, _ in found) / len(found)
-    print(f"{"met" if share >= BAR else 'missed'}: {share:.1%} against {BAR:.0%}")
+    print(f"{'met' if share >= BAR else 'missed'}: {share:.1%} against {BAR:.0%}")
     return 0 if share >= BAR else 1
 
 

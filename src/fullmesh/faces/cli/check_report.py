@@ -9,7 +9,7 @@ from fullmesh.faces.cli.tables import gigabytes, percent, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate, Infeasible
 from fullmesh.output import formats
-from fullmesh.study.check.checked import IN_RANGE, NOT_MEASURED, UNKNOWN_RANGE, Checked, Part
+from fullmesh.study.check.checked import CANNOT_RUN, IN_RANGE, NOT_MEASURED, UNKNOWN_RANGE, Checked, Part
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,11 +24,13 @@ def report(r: Checked, lang: Language) -> list[Table | str]:
         f"Expected of {run.software}.",
         "",
     ]
-    if isinstance(e, Infeasible):
-        out.append(infeasible_line(e, lang))
+    if r.verdict == CANNOT_RUN:
+        limit = e if isinstance(e, Infeasible) else r.too_large
+        assert limit is not None, "what cannot run breaks a limit"
+        out.append(infeasible_line(limit, lang))
         if r.step_s is not None:
             out.append(f"Measured: {formats.seconds(r.step_s)} a step ({_basis(r)}).")
-    else:
+    elif isinstance(e, Estimate):
         out += _verdict(r, e, lang)
     if r.near:
         out.append(f"Nearest published result: {r.near}.")
@@ -37,7 +39,7 @@ def report(r: Checked, lang: Language) -> list[Table | str]:
             out += ["", _parts_table(heading, parts)]
     if r.changes:
         out += ["", _changes_table(r, lang)]
-    elif isinstance(e, Estimate):
+    elif r.verdict != CANNOT_RUN:
         out.append("No single step from this plan is predicted to gain anything.")
     out += [""] if run.assumed or run.left or r.row_unsaid else []
     out += [f"Assumed: {text}." for text in run.assumed]
@@ -81,9 +83,15 @@ def _verdict(r: Checked, e: Estimate, lang: Language) -> list[str]:
         f"{title('step_time', lang)}: {formats.seconds(e.step_s)} predicted, 80 % of results like it from {span}."
     )
     left = e.capacity_bytes - e.memory_bytes
-    out.append(
-        f"It fits: {gigabytes(e.memory_bytes)} of {gigabytes(e.capacity_bytes)} are used, {gigabytes(left)} are left."
-    )
+    if r.too_large is not None:
+        out.append(
+            f"By the memory formulas it takes {gigabytes(e.memory_bytes)} of {gigabytes(e.capacity_bytes)}; it ran, so "
+            "they are too high for it."
+        )
+    else:
+        out.append(
+            f"It fits: {gigabytes(e.memory_bytes)} of {gigabytes(e.capacity_bytes)} are used, {gigabytes(left)} are left."
+        )
     out.append(f"{label('interval', lang)}: {interval.basis}.")
     return out
 
@@ -102,7 +110,7 @@ def _parts_table(heading: str, parts: tuple[Part, ...]) -> Table:
 
 
 def _changes_table(r: Checked, lang: Language) -> Table:
-    fits = isinstance(r.predicted, Estimate)
+    fits = r.verdict != CANNOT_RUN
     out = table(
         "Changes with the largest predicted gain" if fits else "Changes that make it fit, the fastest first",
         "change",

@@ -10,12 +10,12 @@ from typing import Any
 
 from fullmesh.errors import LaunchError
 from fullmesh.machine import Machine
-from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
-from fullmesh.outcomes.fields import limit_text
+from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate, estimates_of, evaluate
 from fullmesh.outcomes.support import nearest
 from fullmesh.output import formats
 from fullmesh.output.fields import finite
 from fullmesh.output.result import Result
+from fullmesh.plan import Plans
 from fullmesh.plan.software import Software
 from fullmesh.study.check.changes import Change, best_changes
 from fullmesh.study.check.measured import (
@@ -58,6 +58,9 @@ class Checked(Result):
     ----------
     run : Run
     predicted : Estimate or Infeasible
+        The estimate also where the memory formulas say that it does not fit.
+    too_large : Infeasible or None
+        The memory that it lacks by these formulas; a run that has a speed has shown them too high.
     measured : Measured or None
     verdict : str
         One of the names above.
@@ -75,6 +78,7 @@ class Checked(Result):
 
     run: Run
     predicted: Estimate | Infeasible
+    too_large: Infeasible | None
     measured: Measured | None
     verdict: str
     shares: tuple[Part, ...]
@@ -99,6 +103,8 @@ class Checked(Result):
     def __str__(self) -> str:
         if isinstance(self.predicted, Infeasible):
             return str(self.predicted)
+        if self.verdict == CANNOT_RUN:
+            return str(self.too_large)
         e = self.predicted
         expected = (
             f"expected {formats.seconds(e.interval.low_s)} to {formats.seconds(e.interval.high_s)} a step"
@@ -130,6 +136,7 @@ class Checked(Result):
                 else {"step_s": self.step_s, "basis": self.measured.basis, "steps": self.measured.steps},
                 "measured_over_predicted": self.ratio,
                 "predicted": e.to_dict(),
+                "fits": isinstance(e, Estimate) and self.too_large is None,
                 "memory_left_bytes": left,
                 "nearest_published": self.near,
                 "shares": [_part_record(p) for p in self.shares],
@@ -238,9 +245,16 @@ def _measured(
 def held_against(run: Run, measured: Measured | None, *, top: int = 3) -> Checked:
     """The answer for a run that is read already."""
     predicted = estimate(run.model, run.machine, run.plan)
-    fits = isinstance(predicted, Estimate)
-    by_memory = isinstance(predicted, Infeasible) and predicted.limit.name == "memory"
-    changes = best_changes(run.model, run.machine, run.plan, fits=fits, top=top) if fits or by_memory else ()
+    too_large = None
+    if isinstance(predicted, Infeasible) and predicted.limit.name == "memory":
+        too_large = predicted
+        (predicted,) = estimates_of(evaluate(run.model, run.machine, Plans.of([run.plan])))
+    step_s = measured.step_s if measured else None
+    # a run that has a speed fits, whatever the formulas say
+    fits = too_large is None or step_s is not None
+    changes: tuple[Change, ...] = ()
+    if isinstance(predicted, Estimate) and top:
+        changes = best_changes(run.model, run.machine, run.plan, fits=fits, top=top)
     shares: tuple[Part, ...] = ()
     classes: tuple[Part, ...] = ()
     if isinstance(predicted, Estimate) and measured is not None:
@@ -248,13 +262,13 @@ def held_against(run: Run, measured: Measured | None, *, top: int = 3) -> Checke
             shares = _parts(_predicted_shares(predicted), dict(measured.shares), predicted.step_s)
         if measured.classes:
             classes = _parts(_predicted_classes(predicted), dict(measured.classes), predicted.step_s)
-    step_s = measured.step_s if measured else None
     row = row_of(run.model, run.machine, run.plan, step_s)
     return Checked(
         run=run,
         predicted=predicted,
         measured=measured,
-        verdict=verdict_of(predicted, step_s) if isinstance(predicted, Estimate) else CANNOT_RUN,
+        too_large=too_large,
+        verdict=verdict_of(predicted, step_s) if isinstance(predicted, Estimate) and fits else CANNOT_RUN,
         shares=shares,
         classes=classes,
         changes=changes,
@@ -297,8 +311,3 @@ def _parts(predicted: dict[str, float], measured: dict[str, float], step_s: floa
         if max(predicted.get(n, 0.0), measured.get(n, 0.0)) > LEAST_SHARE * step_s
     ]
     return tuple(sorted(parts, key=lambda p: -abs(p.gap_s)))
-
-
-def cannot_text(found: Checked) -> str:
-    """The limit that the plan breaks, empty where it fits."""
-    return limit_text(found.predicted) if isinstance(found.predicted, Infeasible) else ""
