@@ -79,9 +79,8 @@ def _verdict(r: Checked, e: Estimate, lang: Language) -> list[str]:
                 f"Faster than expected: {measured}, {percent(apart)} shorter than predicted and "
                 f"{percent(1.0 - r.step_s / interval.low_s)} below the range."
             )
-    out.append(
-        f"{title('step_time', lang)}: {formats.seconds(e.step_s)} predicted, 80 % of results like it from {span}."
-    )
+    predicted = f"{formats.seconds(e.step_s)} predicted"
+    out.append(f"{title('step_time', lang)}: {predicted}, 80 % of results like it from {span}.")
     left = e.capacity_bytes - e.memory_bytes
     if r.too_large is not None:
         out.append(

@@ -104,6 +104,8 @@ def bridge_config(plan: Plan, found: Outline) -> dict[str, Any]:
             "make-vocab-size-divisible-by",
             "vocab-size",
             "grad-reduce-in-bf16",
+            # the table of positions has as many as the sequence
+            "max-position-embeddings",
         ):
             out[_own(name)] = _written(name, value)
     # both stand for what Megatron sets from other options
@@ -216,6 +218,8 @@ def read_bridge(tree: Mapping[str, Any], where: str, *, model: ModelSpec | None 
         name = back.get(path)
         if name is not None:
             settings[name] = word.removeprefix("torch.").replace("bfloat16", "bf16").replace("float", "fp")
+    if settings.get("position-embedding-type", "learned_absolute") == "learned_absolute":
+        settings.setdefault("max-position-embeddings", settings.get("seq-length"))
     if "num-query-groups" in settings:
         settings["group-query-attention"] = True
     if not settings.get("swiglu") and str(words.get("model.activation_func", "")).endswith("silu"):

@@ -219,7 +219,7 @@ def read_deepspeed(
             hint="name the model with --model",
         )
     if model.is_moe:
-        out |= {"ep": 1, "etp": 1, "ep_overlap": False}
+        out |= {"ep": 1, "etp": 1, "ep_overlap": False, "dispatcher": "alltoall"}
     return Read(framework=NAME, model=model, fields=out, assumed=tuple(assumed), left=taken.left())
 
 

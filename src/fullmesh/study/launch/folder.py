@@ -20,9 +20,9 @@ from fullmesh.plan.plan import FIELDS
 from fullmesh.study.launch.bridge import bridge_config, read_bridge
 from fullmesh.study.launch.deepspeed import deepspeed_config, read_deepspeed
 from fullmesh.study.launch.megatron import megatron_settings, option_words, read_megatron
-from fullmesh.study.launch.mindformers import COMPILED, mindformers_config, read_mindformers
+from fullmesh.study.launch.mindformers import mindformers_config, read_mindformers
 from fullmesh.study.launch.outline import differences, outline
-from fullmesh.study.launch.read import BY_RELEASE, Read, plan_differences
+from fullmesh.study.launch.read import Read, by_release, plan_differences
 from fullmesh.study.launch.shell import options_of
 from fullmesh.study.launch.titan import read_titan, titan_config
 from fullmesh.study.launch.yaml_text import parse_yaml, yaml_text
@@ -157,8 +157,7 @@ def as_written(plan: Plan, model: ModelSpec, framework: str) -> tuple[Written, P
 
 def plan_of(read: Read, base: Plan) -> Plan:
     """The plan of a launch file, with the data parallelism of ``base`` and what a release decides by itself."""
-    release = COMPILED if read.framework == "mindformers" else BY_RELEASE
-    fields = {name: getattr(base, name) for name in release} | read.fields
+    fields = {name: getattr(base, name) for name in by_release(read.framework)} | read.fields
     return Plan(**resolved(fields, base.dp))
 
 
@@ -373,7 +372,7 @@ _HOSTS = (
 
 def _readme(e: Estimate, framework: str, folder: str, notes: list[str]) -> dict[str, str]:
     edit = [_EDIT_TEXT[key] for key in _EDIT.get(framework, ())] or list(_EDIT_OTHER[framework])
-    release = COMPILED if framework == "mindformers" else BY_RELEASE
+    release = by_release(framework)
     interval = e.interval
     known = math.isfinite(interval.low_s)
     said = [f"- `{name} = {getattr(e.plan, name)}`: {FIELDS[name].en}" for name in release]

@@ -568,13 +568,21 @@ def _read_vocabulary(taken: Taken, found: Outline, assumed: list[str]) -> int:
     if size is not None:
         return size
     # the tokenizer knows it, and it does not stand here: that of a shipped model with all other sizes
-    for name in shipped.names():
-        other = load_model(name)
-        if (other.num_layers, other.hidden) != (found.num_layers, found.hidden):
-            continue
-        if model_of(dataclasses.replace(found, vocab=other.vocab)).id == other.id:
-            assumed.append(f"vocabulary {other.vocab:,} of {other.name}, whose other sizes these are")
-            return other.vocab
+    models = [load_model(name) for name in shipped.names()]
+    alike = [
+        m
+        for m in models
+        if (m.num_layers, m.hidden) == (found.num_layers, found.hidden)
+        and model_of(dataclasses.replace(found, vocab=m.vocab)).id == m.id
+    ]
+    if alike:
+        # several differ in nothing else: the one that a path names, else the one with most entries
+        options = ("tokenizer-model", "tokenizer-name-or-path", "load", "data-path")
+        paths = " ".join(taken.text(name) for name in options)
+        named = [m for m in alike if m.id.split("-")[0] in paths.lower()]
+        chosen = max(named or alike, key=lambda m: m.vocab)
+        assumed.append(f"vocabulary {chosen.vocab:,} of {chosen.name}, whose other sizes these are")
+        return chosen.vocab
     raise LaunchError(
         "the size of the vocabulary is missing",
         where=taken.where,

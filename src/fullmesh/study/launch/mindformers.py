@@ -12,7 +12,7 @@ from fullmesh.plan import Plan
 from fullmesh.plan.layout import chunks_text, default_chunks, parse_layout
 from fullmesh.study.launch.megatron import cannot
 from fullmesh.study.launch.outline import Outline, model_of
-from fullmesh.study.launch.read import BY_RELEASE, Read
+from fullmesh.study.launch.read import Read
 from fullmesh.study.launch.taken import Settings, Taken, flat, nested
 from fullmesh.workload import MLP, Attention, LatentAttention, ModelSpec, MoE
 from fullmesh.workload.parameters import MAX_LAYERS
@@ -33,8 +33,6 @@ SIZES: Mapping[str, str] = MappingProxyType(
         "mbs": "runner_config.batch_size",
     }
 )
-#: What the graph compiler decides, and no option: it is taken from the software.
-COMPILED = (*BY_RELEASE, "tp_overlap", "grad_overlap", "param_overlap")
 #: Names of the sizes of a model, the current one first.
 NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -72,6 +70,8 @@ _IDLE = (
     "micro_batch_interleave_num", "parallel_config.vocab_emb_dp", "parallel_config.gradient_aggregation_group",
     "use_legacy", "do_eval", "remote_save_url", "parallel_config.micro_batch_interleave_num", "monitor_config.",
     "pretrained_model_dir",
+    "recompute_config.parallel_optimizer_comm_recompute", "recompute_config.mp_comm_recompute",
+    "recompute_config.recompute_slice_activation",
 )  # fmt: skip
 _IDLE_MODEL = (
     "model_type", "architectures", "type", "rope_theta", "theta", "max_position_embeddings", "rms_norm_eps",
@@ -104,7 +104,7 @@ def mindformers_config(plan: Plan, found: Outline) -> dict[str, Any]:
         (f"precision = {plan.precision}", plan.precision not in ("bf16", "fp16")),
         ("zero = 3", plan.zero == 3),
         (f"schedule = {plan.schedule}", plan.pp > 1 and plan.schedule not in ("1f1b", "gpipe")),
-        (f"dispatcher = {plan.dispatcher}", plan.ep > 1 and plan.dispatcher != "alltoall"),
+        (f"dispatcher = {plan.dispatcher}", bool(found.experts) and plan.dispatcher != "alltoall"),
         ("expert overlap", plan.ep > 1 and plan.ep_overlap),
         ("activations in host memory", plan.offload_activations > 0),
         ("a part of the optimizer in host memory", 0 < plan.offload_optimizer < 1),
@@ -446,8 +446,9 @@ def _read_experts(sizes: _Model, taken: Taken, layers: int, *, bias: bool) -> tu
 
 
 def _read_recompute(taken: Taken, model: ModelSpec | None) -> dict[str, Any]:
+    given = {name: taken.raw(f"recompute_config.{name}") for name in ("recompute", "select_recompute")}
     for kind, name in (("full", "recompute"), ("selective", "select_recompute")):
-        value = taken.raw(f"recompute_config.{name}")
+        value = given[name]
         if value is True:
             return {"recompute": kind}
         if isinstance(value, list) and model is not None:

@@ -15,6 +15,16 @@ BY_RELEASE = (
     "stack", "kernels", "issue_ns", "routing_syncs", "weight_cache", "fused_casts", "fsdp_prefetch", "p2p_overlap",
     "fused_loss", "compiled", "flash_attention",
 )  # fmt: skip
+#: What besides is left to a release: MindSpore's graph compiler hides traffic, the class of the model groups experts.
+MORE_BY_RELEASE: dict[str, tuple[str, ...]] = {
+    "mindformers": ("tp_overlap", "grad_overlap", "param_overlap"),
+    "deepspeed": ("grouped_experts",),
+}
+
+
+def by_release(framework: str) -> tuple[str, ...]:
+    """Fields that no option of a framework sets."""
+    return BY_RELEASE + MORE_BY_RELEASE.get(framework, ())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +62,9 @@ def settled(plan: Plan, model: ModelSpec) -> Plan:
     """
     idle: set[str] = set()
     if plan.ep == 1:
-        idle |= {"ep_overlap", "dispatcher"}
+        idle.add("ep_overlap")
     if not model.is_moe:
-        idle |= {"ep", "etp", "grouped_experts", "routing_syncs"}
+        idle |= {"ep", "etp", "grouped_experts", "routing_syncs", "dispatcher"}
     if plan.tp == 1:
         idle |= {"sequence_parallel", "tp_overlap"}
     if plan.tp == 1 or not plan.sequence_parallel:
@@ -65,8 +75,6 @@ def settled(plan: Plan, model: ModelSpec) -> Plan:
         idle |= {"schedule", "p2p_overlap", "layout", "vpp"}
     if plan.zero == 0:
         idle |= {"param_overlap", "shard"}
-    if plan.precision in ("bf16", "fp16"):
-        idle.add("fp8_params")
     if plan.recompute != "selective":
         idle.add("recompute_modules")
     if plan.recompute == "none":

@@ -18,6 +18,7 @@ _LONGEST_WORD = 100_000
 _DEEPEST = 20
 # what an unknown value becomes: no option or number can be mistaken for it
 UNKNOWN = "\0"
+_REDIRECTION = re.compile(r"[0-9]?(?:>>?|<{1,3})(&[0-9-])?[ \t]*")
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,200}"
 _KEYWORDS = frozenset(
     ("if", "then", "else", "elif", "fi", "for", "while", "do", "done", "case", "esac", "{", "}", "!", "time")
@@ -93,6 +94,11 @@ def _statements(script: _Script) -> list[list[str]]:
         elif c in "()":
             close()
             at += 1
+        elif redirection := _REDIRECTION.match(text, at):
+            # where output goes, and the file or number behind
+            at = redirection.end()
+            if not redirection[1] and at < end and text[at] not in "\n;|&()":
+                at = _word_end(script, at)
         else:
             stop = _word_end(script, at)
             words.append(text[at:stop])
@@ -284,6 +290,8 @@ def _braced(script: _Script, body: str) -> tuple[list[str] | None, bool]:
         return None, False
     if value is None:
         return None, bool(every)
+    if every == "[*]":
+        return [" ".join(value)], False
     return (value, True) if every else (value[:1] or [""], False)
 
 

@@ -88,7 +88,7 @@ def titan_config(plan: Plan, found: Outline) -> tuple[dict[str, Any], dict[str, 
         "training.dataset": "c4_test", "metrics.log_freq": 1,
     }  # fmt: skip
     out |= {path: getattr(plan, field) for field, path in SIZES.items() if field not in ("ep", "etp")}
-    for field in ("zero", "precision", *(("dispatcher",) if plan.ep > 1 else ())):
+    for field in ("zero", "precision", *(("dispatcher",) if found.experts else ())):
         choice = CHOICES[field].get(getattr(plan, field))
         if choice is None:
             raise cannot(NAME, f"{field} = {getattr(plan, field)}")

@@ -82,7 +82,7 @@ def _lines(text: str, where: str) -> list[_Line]:
     """Lines with content, comments left out; flow brackets that go on are joined."""
     out: list[_Line] = []
     open_from: tuple[int, int, str] | None = None
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.split("\n"), 1):
         stripped = _without_comment(raw.rstrip())
         if open_from is not None:
             first, indent, before = open_from
@@ -113,10 +113,11 @@ def _lines(text: str, where: str) -> list[_Line]:
 
 
 def _without_comment(line: str) -> str:
-    quote = ""
+    quote, escaped = "", False
     for i, c in enumerate(line):
         if quote:
-            quote = "" if c == quote else quote
+            quote = "" if c == quote and not escaped else quote
+            escaped = quote == '"' and c == "\\" and not escaped
         elif c in "\"'" and (i == 0 or line[i - 1] in " \t[{,:"):
             quote = c
         elif c == "#" and (i == 0 or line[i - 1] in " \t"):
@@ -125,10 +126,11 @@ def _without_comment(line: str) -> str:
 
 
 def _open_brackets(text: str) -> int:
-    depth, quote = 0, ""
+    depth, quote, escaped = 0, "", False
     for i, c in enumerate(text):
         if quote:
-            quote = "" if c == quote else quote
+            quote = "" if c == quote and not escaped else quote
+            escaped = quote == '"' and c == "\\" and not escaped
         elif c in "\"'" and (i == 0 or text[i - 1] in " \t[{,:"):
             quote = c
         elif c in "[{":
@@ -319,7 +321,7 @@ def yaml_text(table: Mapping[str, Any], indent: int = 0) -> str:
         head = f"{' ' * indent}{key}:"
         if isinstance(value, Mapping) and value:
             out.append(f"{head}\n{yaml_text(value, indent + 2)}")
-        elif isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+        elif isinstance(value, list) and value and all(isinstance(v, Mapping) and v for v in value):
             out.append(f"{head}\n" + "".join(_item(v, indent + 2) for v in value))
         else:
             out.append(f"{head} {_flow_text(value)}\n")
@@ -336,4 +338,4 @@ def _flow_text(value: Any) -> str:
         return "{" + ", ".join(f"{k}: {_flow_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_flow_text(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
