@@ -72,8 +72,8 @@ def refused_by(cases: list[Case], accept: Callable[[Case], None]) -> dict[str, s
 def test_megatron_core_takes_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     package("megatron.core")
     torch = pytest.importorskip("torch")
-    import packaging.version
     import megatron.core.transformer.transformer_config as module
+    import packaging.version
     from megatron.core.distributed import DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig
     from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout

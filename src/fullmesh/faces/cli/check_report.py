@@ -81,16 +81,14 @@ def _verdict(r: Checked, e: Estimate, lang: Language) -> list[str]:
             )
     predicted = f"{formats.seconds(e.step_s)} predicted"
     out.append(f"{title('step_time', lang)}: {predicted}, 80 % of results like it from {span}.")
-    left = e.capacity_bytes - e.memory_bytes
+    used, all_of_it = gigabytes(e.memory_bytes), gigabytes(e.capacity_bytes)
+    left = gigabytes(e.capacity_bytes - e.memory_bytes)
     if r.too_large is not None:
         out.append(
-            f"By the memory formulas it takes {gigabytes(e.memory_bytes)} of {gigabytes(e.capacity_bytes)}; it ran, so "
-            "they are too high for it."
+            f"By the memory formulas it takes {used} of {all_of_it}; it ran, so they are too high for it."
         )
     else:
-        out.append(
-            f"It fits: {gigabytes(e.memory_bytes)} of {gigabytes(e.capacity_bytes)} are used, {gigabytes(left)} are left."
-        )
+        out.append(f"It fits: {used} of {all_of_it} are used, {left} are left.")
     out.append(f"{label('interval', lang)}: {interval.basis}.")
     return out
 

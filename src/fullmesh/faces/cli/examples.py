@@ -5,12 +5,7 @@ from __future__ import annotations
 import click
 
 SCENARIO = "docs/examples/deepseek-v3-cloudmatrix384.toml"
-COMMAND = (
-    "pretrain_gpt.py --num-layers 32 --hidden-size 4096 --num-attention-heads 32 --group-query-attention "
-    "--num-query-groups 8 --ffn-hidden-size 14336 --swiglu --normalization RMSNorm --disable-bias-linear "
-    "--position-embedding-type rope --untie-embeddings-and-output-weights --seq-length 8192 --micro-batch-size 1 "
-    "--global-batch-size 128 --tensor-model-parallel-size 2 --sequence-parallel --use-distributed-optimizer --bf16"
-)
+LAUNCH = "docs/examples/llama-3-8b.sh"
 
 # command -> (what it answers, what one types)
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -33,14 +28,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "check": (
-        (
-            "A scenario and its measured step",
-            f"fullmesh check {SCENARIO} --step-time 110s",
-        ),
-        (
-            "A command line, and all figures for a program",
-            f"fullmesh check '{COMMAND}' --on h200 --chips 8 --tokens-per-s 80000 --json",
-        ),
+        ("A launch script and its measured step", f"fullmesh check {LAUNCH} --on h200 --step-time 9s"),
+        ("What to expect of a scenario, for a program", f"fullmesh check {SCENARIO} --json"),
     ),
     "goodput": (
         (

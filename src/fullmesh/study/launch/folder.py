@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fullmesh import __version__
 from fullmesh.errors import ExportError, ScenarioError, did_you_mean
 from fullmesh.files import check_folder, write_folder
 from fullmesh.outcomes.estimate import Estimate, estimate
-from fullmesh.output import formats
 from fullmesh.plan import Plan
 from fullmesh.plan.plan import FIELDS
 from fullmesh.study.launch.bridge import bridge_config, read_bridge
@@ -23,6 +20,7 @@ from fullmesh.study.launch.megatron import megatron_settings, option_words, read
 from fullmesh.study.launch.mindformers import mindformers_config, read_mindformers
 from fullmesh.study.launch.outline import differences, outline
 from fullmesh.study.launch.read import Read, by_release, plan_differences
+from fullmesh.study.launch.readme import GRAPH_AND_OVERLAP, readme_texts, rounded_text
 from fullmesh.study.launch.shell import options_of
 from fullmesh.study.launch.titan import read_titan, titan_config
 from fullmesh.study.launch.yaml_text import parse_yaml, yaml_text
@@ -111,7 +109,9 @@ def launch_files(e: Estimate, framework: str, folder: str = "launch") -> dict[st
     names = _names(e, framework)
     files = {name: _filled(text, names) for name, text in written.files.items()}
     files["train.sbatch"] = _filled(_template("slurm.sbatch"), names)
-    files["README.md"] = _filled(_template("README.md"), names | _readme(e, framework, folder, notes))
+    files["README.md"] = _filled(
+        _template("README.md"), names | readme_texts(e, framework, FRAMEWORKS[framework], folder, notes)
+    )
     return files
 
 
@@ -131,18 +131,12 @@ def as_written(plan: Plan, model: ModelSpec, framework: str) -> tuple[Written, P
     notes = []
     if wrong == ["recompute_fraction"]:
         # layers are whole: the nearest number of them
-        notes.append(
-            f"Recomputation in {back.recompute_fraction:.1%} of the layers instead of {plan.recompute_fraction:.1%}: "
-            "whole layers of a stage."
-        )
+        notes.append(rounded_text(back.recompute_fraction, plan.recompute_fraction))
         wrong, plan = [], dataclasses.replace(plan, recompute_fraction=back.recompute_fraction)
     wrong += differences(model, found)
     hides = plan.ep > 1 and plan.ep_overlap
     if framework in ("megatron", "megatron-bridge") and hides and plan.cuda_graph == "full":
-        notes.append(
-            "Megatron core up to 0.16 refuses a graph of the whole iteration beside overlapped expert traffic; later "
-            "releases capture both."
-        )
+        notes.append(GRAPH_AND_OVERLAP)
     if wrong:
         said = ", ".join(
             f"{name} = {getattr(plan, name)}" if name in FIELDS else f"its {name}" for name in wrong
@@ -324,73 +318,4 @@ def _names(e: Estimate, framework: str) -> dict[str, str]:
         "EXTRA_ARGS": extra
         if framework == "mindspeed"
         else "    --use-mcore-models --distributed-backend nccl",
-    }
-
-
-_EDIT: Mapping[str, tuple[str, ...]] = {
-    "megatron": ("MEGATRON", "DATA_PATH", "ROTARY_BASE", "TRAIN_ITERS", "CHECKPOINTS"),
-    "mindspeed": ("MINDSPEED_LLM", "DATA_PATH", "ROTARY_BASE", "TRAIN_ITERS", "CHECKPOINTS"),
-}
-_EDIT_TEXT = {
-    "MEGATRON": "`MEGATRON`: where Megatron-LM lies (core 0.16 or later).",
-    "MINDSPEED_LLM": "`MINDSPEED_LLM`: where MindSpeed-LLM lies, with MindSpeed and Megatron core 0.12 or later.",
-    "DATA_PATH": "`DATA_PATH`: your preprocessed data. Without it the run trains on mock data, which is as fast. "
-    "With it, replace `--tokenizer-type NullTokenizer` and `--vocab-size` by your tokenizer.",
-    "ROTARY_BASE": "`ROTARY_BASE`: of the model's `config.json`, with any scaling. It changes no speed.",
-    "TRAIN_ITERS": "`TRAIN_ITERS`, learning rate, warm-up, `--save-interval`.",
-    "CHECKPOINTS": "`CHECKPOINTS`: a folder that every node sees.",
-}
-_EDIT_OTHER: Mapping[str, tuple[str, ...]] = {
-    "megatron-bridge": (
-
-        "`dataset`: mock data; put a `GPTDatasetConfig` with your `blend` in its place, and your tokenizer.",
-        "`optimizer`, `scheduler`, `train.train_iters`, `checkpoint.save`.",
-        "`model.rotary_base` of the model's `config.json`, with any scaling. It changes no speed.",
-    ),
-    "mindformers": (
-        "`MINDFORMERS` in `train.sh`: where MindFormers lies.",
-        "`train_dataset`: the path of your data, and its number of samples under `sizes`.",
-        "`optimizer`, `lr_schedule`, `callbacks` for checkpoints.",
-        "`rope_theta` of the model's `config.json`. It changes no speed.",
-    ),
-    "torchtitan": (
-        "`training.dataset` and `model.hf_assets_path`: your data and the folder of the tokenizer.",
-        "`optimizer`, `lr_scheduler`, `training.steps`, `checkpoint`.",
-        "`rope_theta`, score function and routing scale of the model in `model.toml`. They change no speed.",
-        "Releases from 0.3 on take Python configurations: install `torchtitan<0.3`.",
-    ),
-    "deepspeed": (
-        "`batches()` in `train.py`: your data and tokenizer in place of random tokens.",
-        "`optimizer` in `ds_config.json`, a learning-rate schedule, checkpoints.",
-        "What `config.json` does not say (rotary base, scaling). It changes no speed.",
-    ),
-}  # fmt: skip
-_HOSTS = (
-    "`NNODES`, `MASTER_ADDR`, `MASTER_PORT`, `NODE_RANK`: your hosts; under Slurm `train.sbatch` sets them."
-)
-
-
-def _readme(e: Estimate, framework: str, folder: str, notes: list[str]) -> dict[str, str]:
-    edit = [_EDIT_TEXT[key] for key in _EDIT.get(framework, ())] or list(_EDIT_OTHER[framework])
-    release = by_release(framework)
-    interval = e.interval
-    known = math.isfinite(interval.low_s)
-    said = [f"- `{name} = {getattr(e.plan, name)}`: {FIELDS[name].en}" for name in release]
-    return {
-        "VERSION": __version__,
-        "LABEL": FRAMEWORKS[framework],
-        "START": "bash train.sh",
-        "PLAN": e.plan.text(),
-        "STEP": formats.seconds(e.step_s),
-        "INTERVAL": f"{formats.seconds(interval.low_s)} to {formats.seconds(interval.high_s)}"
-        if known
-        else "unknown",
-        "TOKENS": f"{e.tokens_per_s:,.0f}",
-        "MFU": formats.percent(e.mfu),
-        "MEMORY": f"{formats.gigabytes(e.memory_bytes)} of {formats.gigabytes(e.capacity_bytes)}",
-        "FOLDER": folder,
-        "MACHINE": e.machine.id,
-        "EDIT": "\n".join(f"- {line}" for line in (*edit, _HOSTS)),
-        "RELEASE": "\n".join(said),
-        "NOTES": "".join(f"\n{note}\n" for note in notes),
     }

@@ -89,7 +89,9 @@ def _lines(text: str, where: str) -> list[_Line]:
             joined = f"{before} {stripped.strip()}"
             if len(joined) > 100_000:
                 raise LaunchError(
-                    "a bracket does not close", where=f"{where}:{first}", expected="one ] or } for each"
+                    "a bracket does not close",
+                    where=f"{where}:{first}",
+                    expected="one closing bracket for each",
                 )
             open_from = (first, indent, joined) if _open_brackets(joined) > 0 else None
             if open_from is None:
@@ -107,7 +109,9 @@ def _lines(text: str, where: str) -> list[_Line]:
         out.append(_Line(number, indent, content))
     if open_from is not None:
         raise LaunchError(
-            "a bracket does not close", where=f"{where}:{open_from[0]}", expected="one ] or } for each"
+            "a bracket does not close",
+            where=f"{where}:{open_from[0]}",
+            expected="one closing bracket for each",
         )
     return out
 
