@@ -26,6 +26,11 @@ NUMBERS = {
     "personal-profile": 30,
     "software": 30,
     "calibrate-collectives": 15,
+    "launch-script": 60,
+    "launch-yaml": 60,
+    "launch-toml": 60,
+    "launch-json": 60,
+    "run-log": 40,
 }
 SEED = 20261129
 

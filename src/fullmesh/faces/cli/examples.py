@@ -28,7 +28,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "check": (
-        ("A launch script and its measured step", f"fullmesh check {LAUNCH} --on h200 --step-time 9s"),
+        ("A launch script and its measured step", f"fullmesh check {LAUNCH} --on h200 --step-time 15s"),
         ("What to expect of a scenario, for a program", f"fullmesh check {SCENARIO} --json"),
     ),
     "goodput": (

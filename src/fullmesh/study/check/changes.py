@@ -103,8 +103,9 @@ def _distinct(plan: Plan, model: ModelSpec, found: Iterator[Plan]) -> list[Plan]
 def _moved(before: Plan, after: Plan, model: ModelSpec) -> Iterator[str]:
     a, b = settled(before, model), settled(after, model)
     for name in FIELDS:
-        x, y = getattr(a, name), getattr(b, name)
-        if x != y:
+        x, y = getattr(before, name), getattr(after, name)
+        # what no longer matters is no change of its own
+        if x != y and getattr(a, name) != getattr(b, name):
             yield f"{name} {_word(x)} -> {_word(y)}"
 
 
