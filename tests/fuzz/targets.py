@@ -538,7 +538,8 @@ LAUNCH_SCRIPT = (Path(__file__).resolve().parents[2] / "docs" / "examples" / "ll
     "utf-8"
 )
 LAUNCHED: dict[str, Any] = {
-    "dp": 2, "tp": 2, "pp": 2, "vpp": 2, "mbs": 1, "gbs": 16, "seq": 4096, "recompute": "full", "recompute_fraction": 0.5,
+    "dp": 2, "tp": 2, "pp": 2, "vpp": 2, "mbs": 1, "gbs": 16, "seq": 4096, "recompute": "full",
+    "recompute_fraction": 0.5,
 }  # fmt: skip
 
 
@@ -654,7 +655,9 @@ GOOD: dict[str, tuple[str, ...]] = {
     "--date": ("2026-01-01",), "--units": ("2",), "--policy": ("all", "memory,shrink"), "--spares": ("auto", "2", "5%"),
     "--power-cap": ("500W",), "--site": ("5MW",), "--pue": ("1.3", "1.1,1.1,1.2,1.2,1.3,1.3,1.4,1.4,1.3,1.2,1.1,1.1"),
     "--grid": ("400",), "--power-price": ("0.1",), "--assume": ("detection=2 min", "asynchronous=0"), "--runs": ("50",),
-    "--run": ("1T",), "--step-time": ("9s", "800ms"), "--tokens-per-s": ("80000",), "--model": ("llama-3-8b",), "--fault-nodes": ("40",), "--nodes": ("40",), "--days": ("30",),
+    "--run": ("1T",),
+    "--step-time": ("9s", "800ms"), "--tokens-per-s": ("80000",), "--model": ("llama-3-8b",),
+    "--fault-nodes": ("40",), "--nodes": ("40",), "--days": ("30",),
 }  # fmt: skip
 BASE: dict[str, tuple[str, ...]] = {
     "plan": ("llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "8", "--top", "1"),
