@@ -694,7 +694,7 @@ LEFT_OUT = {"--here", "--package", "--help", "--collectives", "--decisions", "--
 
 def options(rng: random.Random, folder: Path) -> Run:
     from fullmesh.faces.cli.main import cli
-    from fullmesh.faces.cli.options import OutputFile
+    from fullmesh.faces.cli.options import OutputFile, OutputFolder
 
     name = rng.choice(sorted(BASE))
     found: click.Command | None = cli
@@ -722,7 +722,7 @@ def options(rng: random.Random, folder: Path) -> Run:
             continue
         good = GOOD.get(option.opts[0]) or getattr(option.type, "choices", None) or ("x",)
         word = rng.choice(list(good))
-        if isinstance(option.type, OutputFile):
+        if isinstance(option.type, OutputFile | OutputFolder):
             word = str(folder / (_plain(mutate_word("out.json", rng)) or "out"))
         elif rng.random() < 0.7:
             word = mutate_word(word, rng)

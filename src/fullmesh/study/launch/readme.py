@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fullmesh import __version__
+from fullmesh.cost.effects import known_stacks
+from fullmesh.machine.software import load_software
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.output import formats
 from fullmesh.plan.plan import FIELDS
@@ -77,10 +79,23 @@ def readme_texts(
         "MEMORY": f"{formats.gigabytes(e.memory_bytes)} of {formats.gigabytes(e.capacity_bytes)}",
         "FOLDER": folder,
         "MACHINE": e.machine.id,
+        "SOFTWARE": _software(e, framework),
         "EDIT": "\n".join(f"- {line}" for line in (*edit, _HOSTS)),
         "RELEASE": "\n".join(said),
         "NOTES": "".join(f"\n{note}\n" for note in notes),
     }
+
+
+def _software(e: Estimate, framework: str) -> str:
+    """The option that gives the release of the plan back, empty where no name stands for it."""
+    stack = e.plan.stack
+    for entry in load_software().values():
+        options = entry.options_for(moe=e.model.is_moe)
+        wanted = {f: options.get(f, FIELDS[f].default) for f in by_release(framework)}
+        wanted["stack"] = entry.stack
+        if all(getattr(e.plan, field) == value for field, value in wanted.items()):
+            return f" --software {entry.name}"
+    return f" --software {stack}" if stack in known_stacks() else ""
 
 
 def rounded_text(share: float, wanted: float) -> str:
