@@ -309,6 +309,29 @@ def test_a_script_is_read_without_a_shell(tmp_path: Path) -> None:
     assert any("128,256" in text for text in run.assumed)
 
 
+BRANCHES = """
+MODE=${1:-fast}
+if [[ "$MODE" == "slow" ]] || [[ -z "$MODE" ]]; then
+    ARGS=(--tokenizer-type NullTokenizer)
+elif [ "$MODE" != "fast" ]; then
+    ARGS=(--tokenizer-type Other)
+else
+    ARGS=("--tokenizer-type HuggingFaceTokenizer")
+fi
+if [ -n "$UNSET_BY_ANYBODY" ]; then ARGS+=(--a 1); else ARGS+=(--b 2); fi
+if [ $((2+2)) -gt 3 ]; then if [ 1 -eq 2 ]; then ARGS+=(--c 3); fi; ARGS+=(--d 4); fi
+if [ -f /nowhere ]; then ARGS+=(--e 5); else ARGS+=(--f 6); fi
+python x.py ${ARGS[@]}
+"""
+
+
+def test_branches_are_followed_where_their_test_is_known() -> None:
+    (command,) = read_script(BRANCHES, "x")
+    assert options_of(command.words[2:], "x") == {
+        "tokenizer-type": "HuggingFaceTokenizer", "a": "1", "d": "4", "e": "5",
+    }  # fmt: skip
+
+
 def test_nothing_is_executed(tmp_path: Path) -> None:
     target = tmp_path / "made"
     text = f'X=$(touch {target}); Y=`touch {target}`\npython p.py --num-layers $X --hidden-size $((2*3)) --a "$Y"'

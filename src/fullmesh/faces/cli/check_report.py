@@ -8,6 +8,7 @@ from fullmesh.faces.cli.simulate_report import infeasible_line
 from fullmesh.faces.cli.tables import gigabytes, percent, table, title
 from fullmesh.glossary import Language, label
 from fullmesh.outcomes.estimate import Estimate, Infeasible
+from fullmesh.outcomes.fields import memory_interval_text
 from fullmesh.output import formats
 from fullmesh.study.check.checked import CANNOT_RUN, IN_RANGE, NOT_MEASURED, UNKNOWN_RANGE, Checked, Part
 
@@ -89,6 +90,7 @@ def _verdict(r: Checked, e: Estimate, lang: Language) -> list[str]:
         )
     else:
         out.append(f"It fits: {used} of {all_of_it} are used, {left} are left.")
+        out.append(f"{label('memory_range', lang)}: {memory_interval_text(e, lang)}.")
     out.append(f"{label('interval', lang)}: {interval.basis}.")
     return out
 

@@ -110,6 +110,7 @@ _EP_OVERLAP = {
 _SHARED_GATE = {"megatron": "moe-shared-expert-gate", "mindspeed": "shared-expert-gate"}
 #: What decides nothing that is predicted.
 IDLE = (
+    "decoupled-", "apply-layernorm-1p", "empty-unused-memory-level", "tiktoken-",
     "lr", "lr-", "min-lr", "weight-decay", "clip-grad", "adam-", "init-method-std", "seed", "train-iters",
     "train-samples", "log-", "eval-", "save", "save-", "load", "tensorboard-", "wandb-", "data-path",
     "data-cache-path", "split", "tokenizer-", "vocab-file", "merge-file", "mock-data", "num-workers", "no-load-",

@@ -62,11 +62,73 @@ def read_script(text: str, where: str) -> list[Command]:
     """
     script = _Script(text=text.replace("\\\r\n", " ").replace("\\\n", " ").replace("\r", ""), where=where)
     commands = []
+    branches: list[_Branch] = []
     for statement in _statements(script):
-        words = _assigned(script, statement)
+        raw = _after_keyword(script, statement, branches)
+        words = _assigned(script, raw) if all(b.active for b in branches) else []
         if words:
             commands.append(Command(words=tuple(words)))
     return commands
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Branch:
+    """An ``if`` that is open: what its test says (None: unknown), and whether this branch of it is carried out."""
+
+    holds: bool | None
+    testing: bool = True
+    taken: bool = False
+    active: bool = True
+
+
+def _after_keyword(script: _Script, raw: list[str], branches: list[_Branch]) -> list[str]:
+    """Follow ``if``, ``elif``, ``else`` and ``fi``; what of a statement is left to carry out.
+
+    A test that only a shell could carry out counts as true: the first branch is that of the usual case.
+    """
+    first, rest = raw[0], raw[1:]
+    if first == "if":
+        branches.append(_Branch(holds=_test(script, rest)))
+        return []
+    if not branches:
+        return raw
+    branch = branches[-1]
+    if first == "elif":
+        branch.testing, branch.active = True, True
+        branch.holds = _test(script, rest)
+        return []
+    if first in ("then", "else"):
+        branch.active = not branch.taken and (first == "else" or branch.holds is not False)
+        branch.testing, branch.taken = False, branch.taken or branch.active
+        return _after_keyword(script, rest, branches) if rest else []
+    if first == "fi":
+        branches.pop()
+        return []
+    if branch.testing:
+        # a second test beside the first
+        other = _test(script, raw)
+        branch.holds = None if None in (branch.holds, other) else branch.holds or other
+        return []
+    return raw
+
+
+def _test(script: _Script, raw: list[str]) -> bool | None:
+    """``[ a = b ]`` and its like; None where it asks for what only a shell knows."""
+    words = [w for r in raw if r not in ("[", "]", "[[", "]]", "test") for w in _expanded(script, r)]
+    negated = words[:1] == ["!"]
+    words = words[negated:]
+    found: bool | None = None
+    if any(UNKNOWN in w for w in words):
+        found = None
+    elif len(words) == 2 and words[0] in ("-n", "-z"):
+        found = bool(words[1]) == (words[0] == "-n")
+    elif len(words) == 3 and words[1] in ("=", "==", "!="):
+        found = (words[0] == words[2]) == (words[1] != "!=")
+    elif len(words) == 3 and all(re.fullmatch("[0-9]{1,12}", w) for w in (words[0], words[2])):
+        a, b = int(words[0]), int(words[2])
+        known = {"-eq": a == b, "-ne": a != b, "-gt": a > b, "-lt": a < b, "-ge": a >= b, "-le": a <= b}
+        found = known.get(words[1])
+    return found if found is None or not negated else not found
 
 
 def _statements(script: _Script) -> list[list[str]]:
@@ -276,7 +338,7 @@ def _variable(script: _Script, raw: str, at: int) -> tuple[list[str] | None, boo
 
 def _braced(script: _Script, body: str) -> tuple[list[str] | None, bool]:
     """``NAME``, ``NAME[@]``, ``NAME:-default`` and their like."""
-    found = re.match(rf"({_NAME})(\[[@*]\])?(.*)", body, re.DOTALL)
+    found = re.match(rf"({_NAME}|[0-9])(\[[@*]\])?(.*)", body, re.DOTALL)
     if found is None:
         return None, False
     name, every, more = found.groups()
