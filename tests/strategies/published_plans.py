@@ -19,11 +19,15 @@ def published() -> tuple[Case, ...]:
     return tuple({(c.model, c.plan): c for c in table.cases}.values())
 
 
+# every so many of the plans, of frameworks that take most of them
+STRIDES = {"megatron": 4, "megatron-bridge": 4, "mindspeed": 3}
+
+
 @functools.cache
 def accepted(framework: str) -> tuple[Case, ...]:
-    """Those that a framework has settings for."""
+    """Those that a framework has settings for, of a sample where these are many."""
     out = []
-    for case in published():
+    for case in published()[:: STRIDES.get(framework, 1)]:
         try:
             as_written(case.plan, case.model, framework)
         except ExportError:

@@ -34,9 +34,9 @@ CommandLine = Callable[..., tuple[int, str, str]]
 LLAMA = load_model("llama-3-8b")
 # published configurations that each framework can run as they were priced; a smaller number has a reason to be found
 LEAST = {
-    "megatron": 300,
-    "megatron-bridge": 300,
-    "mindspeed": 150,
+    "megatron": 80,
+    "megatron-bridge": 80,
+    "mindspeed": 50,
     "mindformers": 60,
     "torchtitan": 15,
     "deepspeed": 50,
