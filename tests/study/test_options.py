@@ -117,13 +117,15 @@ def test_machines_that_leave_devices_unused_show_what_all_would_do(command_line:
 # What only a command has: formats and files of its output, and what is laid beside an answer; with the Python of it.
 ONLY_COMMANDS = {
     "compare": {"json", "csv", "no-timing", "lang"},
-    "plan": {"json", "csv", "no-timing", "lang", "export"},
+    "plan": {"json", "csv", "no-timing", "lang", "export", "to"},
+    "check": {"json", "lang", "row"},
     "simulate": {"json", "no-timing", "lang", "trace", "level", "against"},
 }
 
 
 @pytest.mark.parametrize(
-    ("command", "function"), [("compare", "compare"), ("plan", "best_plans"), ("simulate", "replay")]
+    ("command", "function"),
+    [("compare", "compare"), ("plan", "best_plans"), ("simulate", "replay"), ("check", "check")],
 )
 def test_python_takes_the_options_of_its_command(command: str, function: str) -> None:
     import inspect

@@ -12,8 +12,8 @@ from fullmesh.workload import ModelSpec
 
 # fields that no option of any framework sets: what its release does by itself
 BY_RELEASE = (
-    "stack", "kernels", "issue_ns", "routing_syncs", "weight_cache", "fused_casts", "fsdp_prefetch", "p2p_overlap",
-    "fused_loss", "compiled", "flash_attention",
+    "stack", "kernels", "grad_copy", "issue_ns", "routing_syncs", "weight_cache", "fused_casts", "fsdp_prefetch",
+    "p2p_overlap", "fused_loss", "compiled", "flash_attention",
 )  # fmt: skip
 #: What besides is left to a release: MindSpore's graph compiler hides traffic, the class of the model groups experts.
 MORE_BY_RELEASE: dict[str, tuple[str, ...]] = {
