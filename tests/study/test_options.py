@@ -141,7 +141,9 @@ def test_python_takes_the_options_of_its_command(command: str, function: str) ->
     taken = set(inspect.signature(getattr(fullmesh, function)).parameters)
     called = {"stragglers": "straggler", "every_rank": "every-rank"}
     arguments = {p.name for p in found.params if isinstance(p, click.Argument)}
-    assert {called.get(name, name.replace("_", "-")) for name in taken} - arguments == options - ONLY_COMMANDS[command]
+    assert {
+        called.get(name, name.replace("_", "-")) for name in taken
+    } - arguments == options - ONLY_COMMANDS[command]
 
 
 def test_simulate_in_python_replays_nothing_and_the_reference_says_so() -> None:
