@@ -270,16 +270,12 @@ def plan_fields_block() -> str:
     def cell(text: str) -> str:
         return text.replace("|", chr(92) + "|")
 
-    rows = ["| key of `[plan]` | values | default | Megatron | meaning | 含义 |", "|---|---|---|---|---|---|"]
+    rows = ["| key of `[plan]` | values | default | meaning | 含义 |", "|---|---|---|---|---|"]
     for name, field in FIELDS.items():
         default = {True: "true", False: "false", "": "", (): ""}.get(field.default, str(field.default))
-        names = (
-            [field.export] if isinstance(field.export, str) else {k for v in field.export.values() for k in v}
-        )
-        flags = ", ".join(f"`{n}`" for n in sorted(names) if n)
         values = ", ".join(field.choices) if field.choices else field.expected
         rows.append(
-            f"| `{name}` | {cell(values)} | {f'`{default}`' if default else ''} | {flags} | {cell(field.en)} | "
+            f"| `{name}` | {cell(values)} | {f'`{default}`' if default else ''} | {cell(field.en)} | "
             f"{cell(field.zh)} |"
         )
     return "\n\n" + "\n".join(rows) + "\n\n"

@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from fullmesh.outcomes.estimate import Estimate, Infeasible
     from fullmesh.replays.replayed import Replayed
     from fullmesh.search.engine import SearchResult
-    from fullmesh.study.api import best_plans, chips, compare, goodput, machines, models, replay, simulate
+    from fullmesh.study.api import (
+        best_plans,
+        check,
+        chips,
+        compare,
+        goodput,
+        machines,
+        models,
+        replay,
+        simulate,
+    )
+    from fullmesh.study.check.checked import Checked
     from fullmesh.study.compare import Comparison
     from fullmesh.study.goodput import Goodput
 
 __version__ = "0.1.0"
 __all__ = [
+    "Checked",
     "Comparison",
     "Estimate",
     "Goodput",
@@ -29,6 +41,7 @@ __all__ = [
     "SearchResult",
     "__version__",
     "best_plans",
+    "check",
     "chips",
     "compare",
     "goodput",
@@ -40,6 +53,7 @@ __all__ = [
 
 # where each public name lives: the study imports NumPy and the cost models, only when one of its names is asked for
 _HOMES = {
+    "Checked": "fullmesh.study.check.checked",
     "Comparison": "fullmesh.study.compare",
     "Estimate": "fullmesh.outcomes.estimate",
     "Goodput": "fullmesh.study.goodput",

@@ -86,8 +86,20 @@ class PlanError(FullmeshError):
     """A parallel plan that contradicts itself, the model or the machine."""
 
 
+class ExportError(PlanError):
+    """A plan or a model that a training framework has no settings for."""
+
+    default_hint = "another --export may have them; docs/reference.md says what each framework can express"
+
+
 class ScenarioError(FullmeshError):
     """A scenario file or a command-line option that cannot be understood."""
+
+
+class LaunchError(ScenarioError):
+    """A launch file, a log or a profile of a training run that cannot be understood."""
+
+    default_hint = "docs/reference.md lists what `fullmesh check` reads"
 
 
 class ResultsError(FullmeshError):

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fullmesh.errors import OutputError
@@ -74,6 +74,62 @@ def make_folder(path: Path, *, where: str = "") -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot make the folder: {_reason(error)}", where=where or str(path)) from None
     _check_folder(str(path), str(path), where)
+
+
+def check_folder(path: str | Path, *, where: str = "") -> None:
+    """Refuse, before any long work, a folder that :func:`write_folder` could not write.
+
+    Raises
+    ------
+    OutputError
+        The name is empty, something stands there that is no empty folder, or nothing can be written beside it.
+    """
+    name = str(path)
+    where = where or name
+    if not name.strip("/" + os.sep):
+        raise OutputError("the name of the folder is empty", where=where)
+    try:
+        if os.path.lexists(name) and (not os.path.isdir(name) or os.listdir(name)):
+            raise OutputError(
+                f"{name} is there already",
+                where=where,
+                expected="a new folder, or an empty one",
+                hint="name another folder, or remove this one",
+            )
+        _check_folder(os.path.dirname(os.path.abspath(name)), name, where)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {name}: {_reason(error)}", where=where) from None
+
+
+def write_folder(path: str | Path, files: Mapping[str, str], *, where: str = "") -> None:
+    """Write a new folder of UTF-8 files, whole or not at all; those that end in ``.sh`` can be run.
+
+    The files are written into a folder ``.fullmesh-*.tmp`` beside it, which is then renamed. On any error and on an
+    interrupt that folder is removed; a process that is killed outright may leave it, and it can be deleted.
+
+    Raises
+    ------
+    OutputError
+        As :func:`check_folder`.
+    """
+    check_folder(path, where=where)
+    target = os.path.abspath(str(path))
+    temporary = os.path.join(os.path.dirname(target), f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}.tmp")
+    try:
+        os.mkdir(temporary)
+        for name, text in files.items():
+            write_text(os.path.join(temporary, name), text, where=where)
+            if name.endswith(".sh"):
+                mode = stat.S_IMODE(os.stat(os.path.join(temporary, name)).st_mode)
+                os.chmod(os.path.join(temporary, name), mode | (mode >> 2 & 0o111))
+        os.rename(temporary, target)
+    except BaseException as error:
+        import shutil  # only where something went wrong
+
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError | ValueError):
+            raise OutputError(f"cannot write {path}: {_reason(error)}", where=where) from None
+        raise
 
 
 def write_text(path: str | Path, text: str, *, where: str = "") -> None:

@@ -88,9 +88,11 @@ def test_every_refusal_is_one_message_with_a_hint(
 @pytest.mark.parametrize(
     "arguments",
     [
-        (*PLAN, "--export", "FOLDER"),
-        (*PLAN, "--export", "FOLDER/none/launch.json"),
-        (*PLAN, "--export", "FOLDER/launch.yaml"),
+        (*PLAN, "--export", "megatron", "--to", "FOLDER"),
+        (*PLAN, "--export", "megatron", "--to", "FOLDER/none/launch"),
+        (*PLAN, "--export", "megatron.json", "--to", "FOLDER/launch"),
+        ("check", "SCENARIO", "--row", "FOLDER/none/mine.csv"),
+        ("check", "SCENARIO", "--row", "FOLDER/mine.json"),
         ("simulate", "SCENARIO", "--trace", "FOLDER/trace.txt"),
         ("simulate", "SCENARIO", "--trace", "FOLDER/file/trace.json"),
         ("simulate", "SCENARIO", "--profile", "FOLDER/p.json", "--trace", "FOLDER/p.json"),
@@ -112,7 +114,12 @@ def test_outputs_are_refused_before_the_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("the work has begun")
 
-    for name in ("study.api.best_plans", "study.api.replay", "network.wiring.build.load_topology"):
+    for name in (
+        "study.api.best_plans",
+        "study.api.check",
+        "study.api.replay",
+        "network.wiring.build.load_topology",
+    ):
         monkeypatch.setattr(f"fullmesh.{name}", work)
     monkeypatch.setattr("fullmesh.validate.score.score", work)
     monkeypatch.setattr("fullmesh.calibrate.effects.published.fit_published", work)
@@ -125,8 +132,8 @@ def test_outputs_are_refused_before_the_work(
 
 def test_no_plan_fits(command_line: CommandLine, scenario: Path) -> None:
     arguments = ("llama-3.1-405b", "--on", "h200", "--chips", "8", "--batch", "8")
-    export = scenario.parent / "launch.json"
-    code, out, err = command_line("plan", *arguments, "--json", "--export", str(export))
+    export = scenario.parent / "launch"
+    code, out, err = command_line("plan", *arguments, "--json", "--export", "megatron", "--to", str(export))
     assert code == 3, err
     assert json.loads(out)["plans_fitting"] == 0
     assert not export.exists()
@@ -246,7 +253,7 @@ import os, signal, sys
 from fullmesh import files
 from fullmesh.faces.cli import main
 files.os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGTERM)
-sys.argv = ["fullmesh", *{PLAN!r}, "--export", {str(tmp_path / "launch.json")!r}]
+sys.argv = ["fullmesh", *{PLAN!r}, "--export", "megatron", "--to", {str(tmp_path / "launch")!r}]
 main.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -27,6 +27,7 @@ from fullmesh.language.sentences import SENTENCES, entries, is_prose, templates
 from fullmesh.language.wrapping import wrapped
 
 CommandLine = Callable[..., tuple[int, str, str]]
+LAUNCH = str(Path(__file__).parents[2] / "docs" / "examples" / "llama-3-8b.sh")
 ROOT = Path(fullmesh.__file__).parent
 EXAMPLE = str(Path(__file__).parents[2] / "docs" / "examples" / "deepseek-v3-cloudmatrix384.toml")
 HOLE = re.compile(r"\{=?(\d+)\}")
@@ -40,6 +41,7 @@ NOT_IN_THE_SOURCE = (
 NOT_PRINTED = {
     "language/rendering.py": "patterns of its own",
     "network/draw.py": "words of a drawing",
+    "study/launch/readme.py": "the README of a launch folder",
     "timeline/trace/chrome.py": "names of slices in a trace",
     "validate/document.py": "the page docs/accuracy.md",
     "validate/stability.py": "the page docs/stability.md",
@@ -263,6 +265,8 @@ SHOWN = [
     ["goodput", "deepseek-v3", "--on", "cloudmatrix384", "--units", "2", "--tokens", "1T"],
     ["compare", "llama-3-8b", "--on", "h100,gb200", "--chips", "72", "--run", "1T"],
     ["simulate", EXAMPLE, "--straggler", "rank=17:1.2"],
+    ["check", EXAMPLE, "--step-time", "300s"],
+    ["check", LAUNCH, "--on", "h200"],
     ["simulate", EXAMPLE, "--level", "bottleneck", "--against", EXAMPLE],
     ["fabric", "gb200-nvl72", "--fail", "nvswitch=1", "--failures", "--matrix", "--load", "--collectives"],
     ["fabric", "dgx-h200", "--devices", "64", "--jobs", "0-31,32-63", "--experts", "ranks=64", "--measured"],
@@ -324,11 +328,13 @@ MISTAKES = [
     "compare deepseek-v3 --csv --json", "compare deepseek-v3 --prices none.csv", "compare deepseek-v3 extra",
     "compare llama-3-8b --basis money --on h200", "plan llama-3-8b", "plan llama-3-8b --on h200 --chips 0",
     "plan llama-3-8b --on h200 --chips 1000000000", "plan llama-3-8b --on h200 --top 0", "plan llama-3-8b --on",
-    "plan llama-3-8b --on h200 --top x", "plan llama-3-8b --on h200 --export x.txt",
-    "plan llama-3-8b --on h200 --export nofolder/x.json", "plan llama-3-8b --on h200 --batch 7 --chips 64",
+    "plan llama-3-8b --on h200 --top x", "plan llama-3-8b --on h200 --export x --to y",
+    "plan llama-3-8b --on h200 --export megatron --to nofolder/x", "plan llama-3-8b --on h200 --batch 7 --chips 64",
     "plan llama-3-8b --on cloudmatrix384 --chips 7", "simulate nofile.toml", "simulate broken.toml",
     "simulate table.toml", "simulate plan.toml", "simulate zero.toml", "simulate plan.toml --trace x.txt",
     "simulate plan.toml --engine foo", "simulate plan.toml --profile broken.json", "simulate zero.toml --jitter 3",
+    "check nothing.sh --on h200", "check zero.toml --step-time soon", "check zero.toml --step-time 3s --tokens-per-s 3",
+    "check broken.json --on h200", "check zero.toml --on h200", "check zero.toml --log nolog.txt",
     "compare shape.json", "compare broken.json", "compare encoder.json", "compare moe.json", "fabric nomachine",
     "fabric h200 --fail foo", "fabric h200 --fail l9=1", "fabric h200 --fail link=0", "fabric h200 --devices -1",
     "fabric h200 --scale 2 --devices 8", "fabric h200 --bytes 3", "fabric h200 --bytes x", "fabric h200 --seed -1",

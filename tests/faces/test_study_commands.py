@@ -98,16 +98,17 @@ def test_labels_in_chinese(run: Run) -> None:
 
 
 def test_plan_lists_ranks_and_reasons(run: Run, tmp_path: Path) -> None:
-    target = tmp_path / "launch.toml"
+    target = tmp_path / "launch"
     code, out, err = run(
-        "plan", "qwen3-30b-a3b", "--on", "h100", "--chips", "64", "--top", "3", "--export", str(target)
-    )
+        "plan", "qwen3-30b-a3b", "--on", "h100", "--chips", "64", "--top", "3",
+        "--export", "megatron", "--to", str(target),
+    )  # fmt: skip
     assert code == 0
     assert "Pareto" in out
     assert "Rejected plans" in out
-    assert "micro-batch-size" in target.read_text("utf-8")
+    assert "micro-batch-size" in (target / "train.sh").read_text("utf-8")
     assert str(target) in err
-    assert [p.name for p in tmp_path.iterdir()] == ["launch.toml"]
+    assert [p.name for p in tmp_path.iterdir()] == ["launch"]
 
 
 def test_simulate_shows_one_plan_in_full(run: Run, scenario: Callable[..., str]) -> None:

@@ -24,7 +24,7 @@ import click
 
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import ECHO, FullmeshError
-from fuzz.mutate import mutate_csv, mutate_json, mutate_toml, mutate_trace, mutate_word
+from fuzz.mutate import mutate_bytes, mutate_csv, mutate_json, mutate_toml, mutate_trace, mutate_word
 
 SECONDS = 10.0
 LONGEST_MESSAGE = 2_500
@@ -532,6 +532,112 @@ def calibrate_collectives(rng: random.Random, folder: Path) -> Run:
     return run
 
 
+# --- launch files ------------------------------------------------------------------------------------------------
+
+LAUNCH_SCRIPT = (Path(__file__).resolve().parents[2] / "docs" / "examples" / "llama-3-8b.sh").read_text(
+    "utf-8"
+)
+LAUNCHED: dict[str, Any] = {
+    "dp": 2, "tp": 2, "pp": 2, "vpp": 2, "mbs": 1, "gbs": 16, "seq": 4096, "recompute": "full",
+    "recompute_fraction": 0.5,
+}  # fmt: skip
+
+
+@functools.cache
+def _launch_files(framework: str) -> dict[str, str]:
+    """A folder as it is written, to be damaged."""
+    from fullmesh.plan import Plan
+    from fullmesh.study.launch.folder import as_written
+    from fullmesh.workload.readers.huggingface import load_model
+
+    fields = dict(LAUNCHED)
+    if framework == "torchtitan":
+        fields["zero"] = 3
+    if framework == "deepspeed":
+        fields |= {"tp": 1, "pp": 1, "vpp": 1, "recompute_fraction": 1.0}
+    return as_written(Plan(**fields), load_model("llama-3-8b"), framework)[0].files
+
+
+def mutate_lines(text: str, rng: random.Random) -> bytes:
+    """Lines left out, doubled or swapped, words replaced, bytes damaged."""
+    lines = text.splitlines()
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(lines))
+        kind = rng.randrange(5)
+        if kind == 0 and len(lines) > 1:
+            del lines[at]
+        elif kind == 1:
+            lines.insert(at, lines[rng.randrange(len(lines))])
+        elif kind == 2:
+            lines[at] = mutate_word(lines[at], rng)
+        else:
+            words = lines[at].split(" ")
+            place = rng.randrange(len(words))
+            words[place] = mutate_word(words[place], rng) if words[place] else rng.choice("[]{}&*'\"#:|")
+            lines[at] = " ".join(words)
+    data = ("\n".join(lines) + "\n").encode("utf-8", errors="surrogatepass")
+    return mutate_bytes(data, rng) if rng.random() < 0.2 else data
+
+
+def _checked(path: Path, *more: str) -> Run:
+    return lambda: strict_json(command("check", str(path), "--on", "h200", "--chips", "8", *more, "--json"))
+
+
+def launch_script(rng: random.Random, folder: Path) -> Run:
+    return _checked(_file(folder, "train.sh", mutate_lines(LAUNCH_SCRIPT, rng)), "--top", "0")
+
+
+def launch_yaml(rng: random.Random, folder: Path) -> Run:
+    framework, name = rng.choice((("megatron-bridge", "config.yaml"), ("mindformers", "train.yaml")))
+    text = _launch_files(framework)[name]
+    return _checked(_file(folder, name, mutate_lines(text, rng)), "--top", "0")
+
+
+def launch_toml(rng: random.Random, folder: Path) -> Run:
+    files = _launch_files("torchtitan")
+    damaged = rng.choice(("train.toml", "model.toml"))
+    for name in ("train.toml", "model.toml"):
+        _file(folder, name, mutate_toml(files[name], rng) if name == damaged else files[name].encode())
+    return _checked(folder / "train.toml", "--top", "0")
+
+
+def launch_json(rng: random.Random, folder: Path) -> Run:
+    files = _launch_files("deepspeed")
+    damaged = rng.choice(("ds_config.json", "config.json", "run.json"))
+    for name in ("ds_config.json", "config.json", "run.json"):
+        _file(
+            folder,
+            name,
+            mutate_json(json.loads(files[name]), rng) if name == damaged else files[name].encode(),
+        )
+    return _checked(folder / "ds_config.json", "--top", "0")
+
+
+RUN_LOG = "".join(
+    f" iteration {i}/ 9 | elapsed time per iteration (ms): {9000 + i} | lr: 1E-4\n" for i in range(9)
+)
+ASCEND_TABLES = {
+    "step_trace_time.csv": "Step,Computing,Communication(Not Overlapped),Free\n3,8000000.0,1500000.0,500000.0\n",
+    "kernel_details.csv": "Step Id,Name,Type,Duration(us)\n3,MatMulV3_1,MatMulV3,4000000\n3,hcom_allReduce_,hcom,9\n",
+    "op_statistic.csv": "OP Type,Total Time(us)\nMatMulV3,8200000\nFlashAttentionScore,4000000\n",
+}
+
+
+def run_log(rng: random.Random, folder: Path) -> Run:
+    log = _file(folder, "run.log", mutate_lines(RUN_LOG, rng))
+    script = _file(folder, "train.sh", LAUNCH_SCRIPT.encode())
+    return _checked(script, "--log", str(log), "--top", "0")
+
+
+def ascend_tables(rng: random.Random, folder: Path) -> Run:
+    from fullmesh.study.check.measured import read_measured_profile
+
+    for name, text in ASCEND_TABLES.items():
+        if rng.random() < 0.8:
+            _file(folder, name, mutate_csv(text, rng) if rng.random() < 0.7 else text.encode())
+    return lambda: read_measured_profile(folder)
+
+
 # --- options ---------------------------------------------------------------------------------------------------
 
 # good values by option; an option that is not here takes any word
@@ -549,7 +655,9 @@ GOOD: dict[str, tuple[str, ...]] = {
     "--date": ("2026-01-01",), "--units": ("2",), "--policy": ("all", "memory,shrink"), "--spares": ("auto", "2", "5%"),
     "--power-cap": ("500W",), "--site": ("5MW",), "--pue": ("1.3", "1.1,1.1,1.2,1.2,1.3,1.3,1.4,1.4,1.3,1.2,1.1,1.1"),
     "--grid": ("400",), "--power-price": ("0.1",), "--assume": ("detection=2 min", "asynchronous=0"), "--runs": ("50",),
-    "--run": ("1T",), "--fault-nodes": ("40",), "--nodes": ("40",), "--days": ("30",),
+    "--run": ("1T",),
+    "--step-time": ("9s", "800ms"), "--tokens-per-s": ("80000",), "--model": ("llama-3-8b",),
+    "--fault-nodes": ("40",), "--nodes": ("40",), "--days": ("30",),
 }  # fmt: skip
 BASE: dict[str, tuple[str, ...]] = {
     "plan": ("llama-3-8b", "--on", "h200", "--chips", "8", "--batch", "8", "--top", "1"),
@@ -569,6 +677,7 @@ BASE: dict[str, tuple[str, ...]] = {
     ),
     "calibrate faults": ("LOG", "--on", "h100", "--nodes", "40", "--out", "TABLE"),
     "simulate": ("SCENARIO",),
+    "check": ("SCENARIO", "--top", "1"),
     "fabric": ("dgx-h200", "--devices", "16"),
     "catalog": (),
     "catalog show": ("h200",),
@@ -587,7 +696,7 @@ LEFT_OUT = {"--here", "--package", "--help", "--collectives", "--decisions", "--
 
 def options(rng: random.Random, folder: Path) -> Run:
     from fullmesh.faces.cli.main import cli
-    from fullmesh.faces.cli.options import OutputFile
+    from fullmesh.faces.cli.options import OutputFile, OutputFolder
 
     name = rng.choice(sorted(BASE))
     found: click.Command | None = cli
@@ -615,7 +724,7 @@ def options(rng: random.Random, folder: Path) -> Run:
             continue
         good = GOOD.get(option.opts[0]) or getattr(option.type, "choices", None) or ("x",)
         word = rng.choice(list(good))
-        if isinstance(option.type, OutputFile):
+        if isinstance(option.type, OutputFile | OutputFolder):
             word = str(folder / (_plain(mutate_word("out.json", rng)) or "out"))
         elif rng.random() < 0.7:
             word = mutate_word(word, rng)
@@ -661,6 +770,12 @@ TARGETS: dict[str, Callable[[random.Random, Path], Run]] = {
     "operator-fit": operator_fit,
     "collective-points": collective_points,
     "calibrate-collectives": calibrate_collectives,
+    "launch-script": launch_script,
+    "launch-yaml": launch_yaml,
+    "launch-toml": launch_toml,
+    "launch-json": launch_json,
+    "run-log": run_log,
+    "ascend-tables": ascend_tables,
     "options": options,
 }
 

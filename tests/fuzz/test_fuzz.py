@@ -26,6 +26,11 @@ NUMBERS = {
     "personal-profile": 30,
     "software": 30,
     "calibrate-collectives": 15,
+    "launch-script": 60,
+    "launch-yaml": 60,
+    "launch-toml": 60,
+    "launch-json": 60,
+    "run-log": 40,
 }
 SEED = 20261129
 
@@ -88,7 +93,7 @@ def test_the_long_run_drops_to_an_ordinary_user_or_refuses(tmp_path: Path) -> No
 
 def test_undamaged_inputs_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed that is refused before it is damaged tests nothing behind its reader."""
-    for mutate in ("mutate_csv", "mutate_toml", "mutate_json", "mutate_trace"):
+    for mutate in ("mutate_csv", "mutate_toml", "mutate_json", "mutate_trace", "mutate_lines"):
         monkeypatch.setattr(
             f"fuzz.targets.{mutate}",
             lambda value, rng: (value if isinstance(value, str) else json.dumps(value)).encode(),

@@ -19,7 +19,6 @@ from fullmesh.study.api import compare
 from fullmesh.study.batch import choose_batch
 from fullmesh.study.compare import Comparison
 from fullmesh.study.fields import CSV_COLUMNS, comparison_record, comparison_rows
-from fullmesh.study.launch import launch_settings
 from fullmesh.study.options import read_options
 from fullmesh.study.sizing import resized
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec, MoE
@@ -185,24 +184,6 @@ def test_more_compute_is_never_slower() -> None:
         steps.append(e.step_s)
         assert sum(loss.seconds for loss in waterfall(e).losses) == pytest.approx(e.step_s)
     assert steps[0] >= steps[1] >= steps[2]
-
-
-def test_launch_settings_name_what_a_plan_decides() -> None:
-    plan = Plan(
-        tp=2, pp=4, vpp=2, dp=8, ep=4, gbs=64, recompute="full", dispatcher="deepep", precision="mxfp8"
-    )
-    out = launch_settings(plan, num_layers=16)
-    assert out["tensor-model-parallel-size"] == 2
-    assert out["num-layers-per-virtual-pipeline-stage"] == 2
-    assert out["moe-flex-dispatcher-backend"] == "deepep"
-    assert out["recompute-num-layers"] == 4
-    assert out["fp8-recipe"] == "mxfp8"
-    # layers that do not divide are laid out chunk by chunk, and nothing else says how many there are
-    uneven = launch_settings(plan, num_layers=15)
-    assert uneven["pipeline-model-parallel-layout"] == "E" + "t*2|" + "(t*2|)*6" + "tL"
-    assert not {k for k in uneven if "virtual" in k}
-    given = launch_settings(dataclasses.replace(plan, layout="Et|(t*2|)*7L"), num_layers=15)
-    assert given["pipeline-model-parallel-layout"] == "Et|(t*2|)*7L"
 
 
 def test_ties_are_named_where_published_results_give_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,13 +117,15 @@ def test_machines_that_leave_devices_unused_show_what_all_would_do(command_line:
 # What only a command has: formats and files of its output, and what is laid beside an answer; with the Python of it.
 ONLY_COMMANDS = {
     "compare": {"json", "csv", "no-timing", "lang"},
-    "plan": {"json", "csv", "no-timing", "lang", "export"},
+    "plan": {"json", "csv", "no-timing", "lang", "export", "to"},
+    "check": {"json", "lang", "row"},
     "simulate": {"json", "no-timing", "lang", "trace", "level", "against"},
 }
 
 
 @pytest.mark.parametrize(
-    ("command", "function"), [("compare", "compare"), ("plan", "best_plans"), ("simulate", "replay")]
+    ("command", "function"),
+    [("compare", "compare"), ("plan", "best_plans"), ("simulate", "replay"), ("check", "check")],
 )
 def test_python_takes_the_options_of_its_command(command: str, function: str) -> None:
     import inspect
@@ -139,7 +141,9 @@ def test_python_takes_the_options_of_its_command(command: str, function: str) ->
     taken = set(inspect.signature(getattr(fullmesh, function)).parameters)
     called = {"stragglers": "straggler", "every_rank": "every-rank"}
     arguments = {p.name for p in found.params if isinstance(p, click.Argument)}
-    assert {called.get(name, name) for name in taken} - arguments == options - ONLY_COMMANDS[command]
+    assert {
+        called.get(name, name.replace("_", "-")) for name in taken
+    } - arguments == options - ONLY_COMMANDS[command]
 
 
 def test_simulate_in_python_replays_nothing_and_the_reference_says_so() -> None:

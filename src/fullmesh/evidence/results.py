@@ -183,6 +183,16 @@ def _check_columns(names: Collection[str], file: str, hint: str) -> None:
             )
 
 
+def row_of_fields(fields: dict[str, str], *, where: str) -> ResultRow:
+    """One result from texts by column, read as a row of a table is.
+
+    Raises
+    ------
+    ResultsError
+    """
+    return _row(fields, 1, where)
+
+
 def _row(fields: dict[str, str], line: int, where: str) -> ResultRow:
     values: dict[str, object] = {"line": line, "ffn_factor": None}
     said = {name.lower(): text for name, text in fields.items() if text.strip()}

@@ -1,8 +1,8 @@
-"""How a field of a plan is declared: its kind, default, range, names elsewhere and documentation, in one place.
+"""How a field of a plan is declared: its kind, default, range and documentation, in one place.
 
 A declaration is what :func:`size`, :func:`number`, :func:`share`, :func:`switch`, :func:`choice`, :func:`names` and
-:func:`text` return; :class:`fullmesh.plan.plan.PlanFields` is the list of them. Checks, columns, scenario files, launch
-settings, labels and the reference follow from it.
+:func:`text` return; :class:`fullmesh.plan.plan.PlanFields` is the list of them. Checks, columns, scenario files,
+labels and the reference follow from it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +19,6 @@ import numpy.typing as npt
 from fullmesh.errors import PlanError, did_you_mean
 
 Kind = Literal["number", "share", "switch", "choice", "names", "text"]
-Setting = int | str | bool | list[str]
-# The settings of Megatron by the value of a field, or the name of the one that takes the value itself.
-Export = str | Mapping[Any, Mapping[str, Setting]]
 Label = Callable[[Any], str]
 
 # batch, sequence and degrees up to here: their products are still exact in the columns
@@ -55,8 +52,6 @@ class PlanField:
         What it means, in one line.
     option : str
         The option of the command line that sets it, empty without one.
-    export : str or mapping
-        What Megatron calls it.
     brief, detail : callable
         Its part of a plan's label, and what the longer line that tables print puts behind it; with the blank or comma
         in front, empty where there is nothing to say.
@@ -71,7 +66,6 @@ class PlanField:
     en: str
     zh: str
     option: str = ""
-    export: Export = ""
     brief: Label = lambda value: ""
     detail: Label = lambda value: ""
 

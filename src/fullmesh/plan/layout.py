@@ -107,7 +107,12 @@ def default_chunks(num_layers: int, num_chunks: int) -> list[int]:
 
 def layout_text(num_layers: int, num_chunks: int, mtp_layers: int = 0) -> str:
     """The default chunks in Megatron's notation, ``Et|(t*2|)*6tL``."""
-    first, *between, last = (f"t*{n}" if n > 1 else "t" * n for n in default_chunks(num_layers, num_chunks))
+    return chunks_text(default_chunks(num_layers, num_chunks), mtp_layers)
+
+
+def chunks_text(chunks: Sequence[int], mtp_layers: int = 0) -> str:
+    """Layers of every chunk in Megatron's notation; at least two chunks."""
+    first, *between, last = (f"t*{n}" if n > 1 else "t" * n for n in chunks)
     text = f"E{first}|"
     for chunk, equal in itertools.groupby(between):
         repeats = len(list(equal))

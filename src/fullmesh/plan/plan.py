@@ -58,15 +58,15 @@ class PlanFields(Generic[N, S, B, C, M, T]):
 
     tp: N = size(
         1, "tensor-parallel degree", "张量并行度",
-        export="tensor-model-parallel-size", brief="TP{}".format,
+        brief="TP{}".format,
     )  # fmt: skip
     cp: N = size(
         1, "context-parallel degree", "上下文并行度",
-        export="context-parallel-size", brief=lambda v: f" CP{v}" if v > 1 else "",
+        brief=lambda v: f" CP{v}" if v > 1 else "",
     )  # fmt: skip
     pp: N = size(
         1, "pipeline-parallel degree", "流水线并行度",
-        export="pipeline-model-parallel-size", brief=lambda v: f" PP{v}" if v > 1 else "",
+        brief=lambda v: f" PP{v}" if v > 1 else "",
     )  # fmt: skip
     vpp: N = size(
         1, "model chunks per pipeline rank (virtual stages)", "每个流水级的模型分块数(虚拟流水级)",
@@ -74,11 +74,11 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     )  # fmt: skip
     ep: N = size(
         1, "expert-parallel degree", "专家并行度",
-        export="expert-model-parallel-size", brief=lambda v: f" EP{v}" if v > 1 else "",
+        brief=lambda v: f" EP{v}" if v > 1 else "",
     )  # fmt: skip
     etp: N = size(
         1, "expert-tensor-parallel degree", "专家张量并行度",
-        export="expert-tensor-parallel-size", brief=lambda v: f" ETP{v}" if v > 1 else "",
+        brief=lambda v: f" ETP{v}" if v > 1 else "",
     )  # fmt: skip
     dp: N = size(
         1, "data-parallel degree; `tp * cp * pp * dp` devices", "数据并行度;共用 `tp * cp * pp * dp` 个设备",
@@ -88,32 +88,21 @@ class PlanFields(Generic[N, S, B, C, M, T]):
         1, "0 replicated, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP)",
         "0 不切分,1 切分优化器状态,2 再切分梯度,3 再切分参数(FSDP)",
         allowed=range(4), expected="0, 1, 2 or 3", brief=lambda v: f" ZeRO-{v}" if v else " no ZeRO",
-        export={
-            1: {"use-distributed-optimizer": True},
-            2: {"use-distributed-optimizer": True},
-            3: {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": "optim_grads_params"},
-        },
     )  # fmt: skip
     shard: N = number(
         0, "devices over which ZeRO shards; 0 for all data-parallel ranks (fewer: HSDP, or subgroups of ZeRO-1)",
         "ZeRO 切分所跨的设备数;0 表示全部数据并行设备(更少即 HSDP,或 ZeRO-1 的子组)",
         allowed=range(LARGEST + 1), expected="0 for all ranks, or a number of ranks",
     )  # fmt: skip
-    mbs: N = size(
-        1, "micro-batch in sequences", "微批大小(序列数)", export="micro-batch-size", brief=" mbs {}".format
-    )
-    gbs: N = size(
-        1, "global batch in sequences", "全局批大小(序列数)", export="global-batch-size", option="--batch"
-    )
-    seq: N = size(4096, "sequence length in tokens", "序列长度(词元数)", export="seq-length", option="--seq")
+    mbs: N = size(1, "micro-batch in sequences", "微批大小(序列数)", brief=" mbs {}".format)
+    gbs: N = size(1, "global batch in sequences", "全局批大小(序列数)", option="--batch")
+    seq: N = size(4096, "sequence length in tokens", "序列长度(词元数)", option="--seq")
     sequence_parallel: B = switch(
         True, "norms and residuals are split over the tensor-parallel group",
-        "归一化与残差在张量并行组内切分", export="sequence-parallel",
+        "归一化与残差在张量并行组内切分",
     )  # fmt: skip
     recompute: C = choice(
         RECOMPUTES, "none", "which forward work is done again in the backward pass", "反向时重新计算哪些前向工作",
-        export={"full": {"recompute-granularity": "full", "recompute-method": "block"},
-                "selective": {"recompute-granularity": "selective"}},
         brief=lambda v: "" if v == "none" else f" {v} recompute",
     )  # fmt: skip
     recompute_fraction: S = share(
@@ -123,7 +112,7 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     recompute_modules: M = names(
         MODULES, "what `selective` recomputes; the attention core without any",
         "`selective` 重计算的模块;不写则为注意力核心",
-        export="recompute-modules", detail=lambda v: f" ({', '.join(v)})" if v else "",
+        detail=lambda v: f" ({', '.join(v)})" if v else "",
     )  # fmt: skip
     schedule: C = choice(
         SCHEDULES, "1f1b", "order of the passes; `1f1b` with `vpp` above 1 is the interleaved one",
@@ -131,7 +120,6 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     )  # fmt: skip
     cp_kind: C = choice(
         CP_KINDS, "ring", "how context-parallel attention exchanges", "上下文并行注意力的交换方式",
-        export={"ring": {"cp-comm-type": "p2p"}, "ulysses": {"cp-comm-type": "a2a"}},
         detail=lambda v: ", Ulysses" if v == "ulysses" else "",
     )  # fmt: skip
     layout: T = text(
@@ -140,18 +128,21 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     )
     tp_overlap: B = switch(
         True, "tensor-parallel communication may hide behind computation", "张量并行通信可被计算掩盖",
-        export="tp-comm-overlap",
     )  # fmt: skip
     grad_overlap: B = switch(
-        True, "the gradient reduction may hide", "梯度归约可被掩盖", export="overlap-grad-reduce"
+        True,
+        "the gradient reduction may hide",
+        "梯度归约可被掩盖",
     )
     param_overlap: B = switch(
-        True, "the parameter gather may hide", "参数聚合可被掩盖", export="overlap-param-gather"
+        True,
+        "the parameter gather may hide",
+        "参数聚合可被掩盖",
     )
     p2p_overlap: B = switch(True, "pipeline sends may hide", "流水线收发可被掩盖")
     ep_overlap: B = switch(
         False, "expert dispatch and combine may hide", "专家分发与合并可被掩盖",
-        export="overlap-moe-expert-parallel-comm", detail=lambda v: ", EP overlap" if v else "",
+        detail=lambda v: ", EP overlap" if v else "",
     )  # fmt: skip
     offload_optimizer: S = share(
         0.0, "share of the optimizer states in host memory; gradients and weights are copied over the host link",
@@ -170,23 +161,9 @@ class PlanFields(Generic[N, S, B, C, M, T]):
     )  # fmt: skip
     dispatcher: C = choice(
         DISPATCHERS, "alltoall", "how tokens reach their experts", "词元送达专家的方式",
-        export={
-            "alltoall": {"moe-token-dispatcher-type": "alltoall"},
-            "allgather": {"moe-token-dispatcher-type": "allgather"},
-            "deepep": {"moe-token-dispatcher-type": "flex", "moe-flex-dispatcher-backend": "deepep"},
-            "hybridep": {"moe-token-dispatcher-type": "flex", "moe-flex-dispatcher-backend": "hybridep"},
-        },
     )  # fmt: skip
     precision: C = choice(
         PRECISIONS, "bf16", "recipe of the matrix products", "矩阵乘的精度方案", option="--precision",
-        export={
-            "bf16": {"bf16": True},
-            "fp16": {"fp16": True},
-            "fp8": {"bf16": True, "fp8-format": "hybrid", "fp8-recipe": "tensorwise"},
-            "fp8-block": {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "blockwise"},
-            "mxfp8": {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "mxfp8"},
-            "nvfp4": {"bf16": True, "fp4-format": "e2m1", "fp4-recipe": "nvfp4"},
-        },
     )  # fmt: skip
     fp8_params: B = switch(False, "parameters are gathered in FP8", "以 FP8 聚合参数")
     grad_bytes: N = number(

@@ -15,15 +15,17 @@ from fullmesh.plan.software import Software
 from fullmesh.search import SearchResult
 from fullmesh.study import pipeline
 from fullmesh.study.compare import Comparison
-from fullmesh.study.launch import write_launch
+from fullmesh.study.launch.folder import export_estimate
 from fullmesh.study.options import (
     DEFAULT_MACHINES,
     DEFAULT_TOKENS,
     named_software,
+    read_chips,
     read_machines,
     read_model,
     read_options,
     read_prices,
+    read_seq,
 )
 from fullmesh.study.scenario import Scenario
 from fullmesh.workload import ModelSpec
@@ -31,7 +33,12 @@ from fullmesh.workload.readers import shipped
 
 if TYPE_CHECKING:
     from fullmesh.replays.replayed import Replayed
+    from fullmesh.study.check.checked import Checked
     from fullmesh.study.goodput import Goodput
+    from fullmesh.study.launch.run import Run
+
+# changes that one answer lists
+MOST_CHANGES = 50
 
 
 def compare(
@@ -340,17 +347,82 @@ def goodput(
         return no_run(found, machine, name, run_options.num_tokens)
 
 
-def export_launch(found: SearchResult, path: Path) -> None:
-    """Write the best plan of a search as launch settings: JSON or TOML by the file's ending.
+def check(
+    run: str | Path | Run,
+    on: str | Machine | None = None,
+    *,
+    chips: int | None = None,
+    model: str | Path | ModelSpec | None = None,
+    seq: int | str | None = None,
+    step_time: float | str | None = None,
+    tokens_per_s: float | str | None = None,
+    log: str | Path | None = None,
+    trace: str | Path | None = None,
+    software: str | Path | Software | None = None,
+    profile: str | Path | None = None,
+    top: int = 3,
+) -> Checked:
+    """Whether a run is as fast as its plan should be, where the gap sits and what would change it.
+
+    Parameters
+    ----------
+    run : str or path
+        A launch file of Megatron, MindSpeed, Megatron-Bridge, MindFormers, torchtitan or DeepSpeed, a folder of such
+        files, a command line, or a scenario file.
+    on : str or Machine, optional
+        Where it runs; a scenario file names its machine.
+    chips : int, optional
+        Devices of the whole run, where the launcher does not say.
+    model, seq : optional
+        A model and a sequence length, where the file does not say.
+    step_time, tokens_per_s, log : optional
+        The speed: ``"12.3s"``, tokens a second of all devices, or a log of one of these frameworks.
+    trace : str or path, optional
+        A trace of one device (Kineto, msprof), or a folder with tables of the Ascend profiler.
+    software, profile : optional
+        As in :func:`best_plans`.
+    top : int
+        Changes to list.
+
+    Raises
+    ------
+    FullmeshError
+        Something cannot be read, or contradicts itself.
+    """
+    from fullmesh.study.check.checked import check_run
+
+    (devices,) = read_chips(chips, 1)
+    if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= MOST_CHANGES:
+        raise ScenarioError(
+            f"{top} changes", where="--top", expected=f"a whole number from 0 to {MOST_CHANGES}"
+        )
+    with personal_profile(profile):
+        return check_run(
+            run, on, chips=devices, model=model, seq=read_seq(seq), software=named_software(software),
+            step_time=step_time, tokens_per_s=tokens_per_s, log=None if log is None else Path(log),
+            trace=None if trace is None else Path(trace), top=top,
+        )  # fmt: skip
+
+
+def export_launch(found: SearchResult, framework: str, folder: str | Path) -> None:
+    """Write the best plan of a search as a folder that starts.
+
+    Parameters
+    ----------
+    framework : {"megatron", "megatron-bridge", "mindspeed", "mindformers", "torchtitan", "deepspeed"}
+    folder : str or path
+        A new folder.
 
     Raises
     ------
     ScenarioError
-        Nothing fits, or the file cannot be written or has another ending.
+        Nothing fits, the framework is unknown, or the folder cannot be written.
+    ExportError
+        The framework has no settings for the plan or the model.
     """
     if found.best is None:
-        raise ScenarioError("no plan fits, so there is nothing to export", where=str(path))
-    write_launch(found.best, path)
+        raise ScenarioError("no plan fits, so there is nothing to export", where=str(folder))
+    export_estimate(found.best, framework, folder)
 
 
 def models() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 SCENARIO = "docs/examples/deepseek-v3-cloudmatrix384.toml"
+LAUNCH = "docs/examples/llama-3-8b.sh"
 
 # command -> (what it answers, what one types)
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -25,6 +26,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "All figures for a program",
             "fullmesh plan qwen3-30b-a3b --on cloudmatrix384 --chips 64 --json",
         ),
+    ),
+    "check": (
+        ("A launch script and its measured step", f"fullmesh check {LAUNCH} --on h200 --step-time 15s"),
+        ("What to expect of a scenario, for a program", f"fullmesh check {SCENARIO} --json"),
     ),
     "goodput": (
         (

@@ -28,6 +28,10 @@ from fullmesh.language import chosen, say, say_error, use
 COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("fullmesh.faces.cli.compare", "The best plan for a model on each machine, side by side."),
     "plan": ("fullmesh.faces.cli.plan", "The best plans on one machine, and why the rest was rejected."),
+    "check": (
+        "fullmesh.faces.cli.check",
+        "Is my speed normal? A launch file, log or trace against its plan.",
+    ),
     "goodput": (
         "fullmesh.faces.cli.goodput",
         "The whole run: days, failures, spares, checkpoints, energy, money.",

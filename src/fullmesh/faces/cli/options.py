@@ -29,6 +29,8 @@ LEVELS = ("closed-form", "bottleneck", "max-min")
 ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 
+FRAMEWORKS = ("megatron", "megatron-bridge", "mindspeed", "mindformers", "torchtitan", "deepspeed")
+
 # Exit code where every plan breaks a limit: an answer, but not the one that was hoped for.
 NO_PLAN = 3
 
@@ -116,6 +118,18 @@ class InputFile(_File):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         self.remember("read", str(value), ctx)
         return str(value)
+
+
+class OutputFolder(_PathType):
+    """A new folder that is written in the end: refused at once where that could not succeed."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from fullmesh.files import check_folder
+
+        check_folder(str(value), where=param.opts[0] if param else "")
+        return Path(str(value))
 
 
 class OutputFile(_PathType):

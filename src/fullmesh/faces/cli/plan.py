@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from fullmesh.faces.cli.options import (
+    FRAMEWORKS,
     NO_PLAN,
     PRECISIONS,
     InputFile,
-    OutputFile,
+    OutputFolder,
     batch_option,
     json_option,
     lang_option,
@@ -48,15 +49,17 @@ from fullmesh.glossary import Language
 @profile_option
 @click.option(
     "--export",
-    type=OutputFile(".json", ".toml"),
-    help="Write the best plan as launch settings.",
+    type=click.Choice(FRAMEWORKS),
+    help="Write the best plan as a folder that starts with this framework; --to names the folder.",
 )
+@click.option("--to", type=OutputFolder(), help="The new folder that --export writes.")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Write one CSV row a layout.")
 @timing_option
 @lang_option
 def command(
-    export: Path | None,
+    export: str | None,
+    to: Path | None,
     as_json: bool,
     as_csv: bool,
     no_timing: bool,
@@ -71,6 +74,8 @@ def command(
     from fullmesh.study.api import best_plans, export_launch
 
     one_format(as_json, as_csv)
+    if (export is None) != (to is None):
+        raise click.UsageError("--export and --to go together")
     found, took = searched(lambda: best_plans(**question), timing=not no_timing)
     if as_json:
         write_json(found.to_dict())
@@ -78,9 +83,9 @@ def command(
         write_csv(PLAN_CSV_COLUMNS, found.to_rows())
     else:
         show(*report(found, lang))
-    if export is not None and found.best is not None:
-        export_launch(found, export)
-        tell(f"launch settings written to {export}")
+    if export is not None and to is not None and found.best is not None:
+        export_launch(found, export, to)
+        tell(f"launch folder written to {to}")
     say_notes(found.model)
     tell(f"{found.num_priced:,} plans priced{took}")
     if found.best is None:
