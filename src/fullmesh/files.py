@@ -173,8 +173,8 @@ def write_bytes(path: str | Path, data: bytes, *, where: str = "") -> None:
 class AppendedFile:
     """A regular file of lines that only grows, by one process at a time.
 
-    A line is written by one call of the system, so that a process that is killed outright leaves whole lines and at most
-    one torn one at the end, which the next to open it cuts off.
+    A line is written by one call of the system, so that a process that is killed outright leaves whole lines and at
+    most one torn one at the end, which the next to open it cuts off.
 
     Parameters
     ----------
@@ -192,10 +192,18 @@ class AppendedFile:
         self._path, self._where = str(path), where or str(path)
         target, into = _target(path, self._where)
         if into:
-            raise OutputError(f"{path} is no regular file", where=self._where, expected="a file that can grow")
+            raise OutputError(
+                f"{path} is no regular file", where=self._where, expected="a file that can grow"
+            )
         new = not os.path.exists(target)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+            flags = (
+                os.O_RDWR
+                | os.O_CREAT
+                | os.O_APPEND
+                | getattr(os, "O_CLOEXEC", 0)
+                | getattr(os, "O_BINARY", 0)
+            )
             self._handle = os.open(target, flags, 0o666)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {_reason(error)}", where=self._where) from None
@@ -215,7 +223,9 @@ class AppendedFile:
             if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system without locks
                 raise OutputError(f"cannot lock {self._path}: {_reason(error)}", where=self._where) from None
             raise OutputError(
-                f"another process writes {self._path}", where=self._where, hint="wait for it, or name another output"
+                f"another process writes {self._path}",
+                where=self._where,
+                hint="wait for it, or name another output",
             ) from None
 
     def read(self, offset: int, most_bytes: int) -> bytes:

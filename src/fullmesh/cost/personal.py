@@ -116,7 +116,7 @@ def _numbers(table: Any, where: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def personal_profile(profile: str | Path | Personal | None) -> Iterator[Personal | None]:
-    """Predict with a personal profile, or with that of a file, inside the ``with`` block; without one nothing changes."""
+    """Predict with a personal profile, or that of a file, inside the ``with`` block; without one nothing changes."""
     if profile is None:
         yield None
         return

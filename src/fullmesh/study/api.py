@@ -447,7 +447,14 @@ def sweep(
     from fullmesh.study.sweep.run import sweep_grid
 
     return sweep_grid(
-        grid, out, jobs=jobs, engine=engine, ray_address=ray_address, profile=profile, timing=timing, progress=progress
+        grid,
+        out,
+        jobs=jobs,
+        engine=engine,
+        ray_address=ray_address,
+        profile=profile,
+        timing=timing,
+        progress=progress,
     )
 
 

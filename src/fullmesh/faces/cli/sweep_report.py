@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 def report(found: Sweep) -> list[Table | str]:
     """Tables and lines."""
-    ended = table("", "points", "number>", "meaning")
+    ended = table("", "how they ended", "points>", "meaning")
     ended.add_row("with a plan", f"{found.num_ok:,}", "the best plan and its figures are in the row")
-    ended.add_row("without a plan", f"{found.num_no_plan:,}", "nothing fits; the row says which limit is broken")
+    ended.add_row(
+        "without a plan", f"{found.num_no_plan:,}", "nothing fits; the row says which limit is broken"
+    )
     ended.add_row("not answered", f"{found.num_error:,}", "the question contradicts itself; the row says how")
     took = "" if found.elapsed_s is None else f" in {duration(found.elapsed_s)}"
     new = found.num_points - found.num_kept

@@ -52,7 +52,9 @@ class Answerer:
         began = time.perf_counter()
         values = self._question(point)
         try:
-            values |= {"status": ERROR, "error": point.refusal} if point.refusal else _outcome(self._search(point))
+            values |= (
+                {"status": ERROR, "error": point.refusal} if point.refusal else _outcome(self._search(point))
+            )
         except FullmeshError as error:
             values |= {"status": ERROR, "error": one_line(error)}
         except MemoryError:
@@ -60,7 +62,10 @@ class Answerer:
         except Exception as error:  # one point that breaks the program leaves a million others their answers
             last = traceback.extract_tb(error.__traceback__)[-1]
             at = f"{last.filename.rpartition('fullmesh/')[2]}:{last.lineno}"
-            values |= {"status": ERROR, "error": f"internal error: {type(error).__name__}: {shown(str(error))} ({at})"}
+            values |= {
+                "status": ERROR,
+                "error": f"internal error: {type(error).__name__}: {shown(str(error))} ({at})",
+            }
         values[ELAPSED] = time.perf_counter() - began
         return [values.get(name) for name in NAMES]
 

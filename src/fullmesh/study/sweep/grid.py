@@ -107,7 +107,11 @@ def program_digest() -> str:
     # faces and languages say what was found; models and machines are part of the question
     aside = {package / "faces", package / "language", DATA_DIR / "models", DATA_DIR / "machines"}
     for path in sorted(package.rglob("*")):
-        if aside & set(path.parents) or not path.is_file() or path.suffix in (".po", ".pyc", ".nbc", ".nbi", ".md"):
+        if (
+            aside & set(path.parents)
+            or not path.is_file()
+            or path.suffix in (".po", ".pyc", ".nbc", ".nbi", ".md")
+        ):
             continue
         found.update(f"\n{path.relative_to(package).as_posix()}\n".encode())
         found.update(path.read_bytes())
@@ -207,11 +211,15 @@ class _Reader:
         for key in self.data:
             if key not in _TABLES:
                 raise ScenarioError(
-                    f"unknown table {shown(key)}", where=self._where(key), hint=did_you_mean(key, list(_TABLES))
+                    f"unknown table {shown(key)}",
+                    where=self._where(key),
+                    hint=did_you_mean(key, list(_TABLES)),
                 )
         tables = [*self._tables()]
         if not tables:
-            raise ScenarioError("the grid is empty", where=source or "grid", expected="[grid] or [[case]]", hint=_HINT)
+            raise ScenarioError(
+                "the grid is empty", where=source or "grid", expected="[grid] or [[case]]", hint=_HINT
+            )
         axes = [self._axes(place, table) for place, table in tables]
         count = sum(math.prod(map(len, found.values())) for found in axes)
         if count > MAX_POINTS:
@@ -247,10 +255,14 @@ class _Reader:
         grid, cases = self.data.get("grid"), self.data.get("case", [])
         if grid is not None:
             if not isinstance(grid, dict):
-                raise ScenarioError("'grid' is no table", where=self._where("grid"), expected="[grid]", hint=_HINT)
+                raise ScenarioError(
+                    "'grid' is no table", where=self._where("grid"), expected="[grid]", hint=_HINT
+                )
             yield ("grid",), {k: v if isinstance(v, list) else [v] for k, v in grid.items()}
         if not isinstance(cases, list) or not all(isinstance(c, dict) for c in cases):
-            raise ScenarioError("'case' is no list of tables", where=self._where("case"), expected="[[case]]", hint=_HINT)
+            raise ScenarioError(
+                "'case' is no list of tables", where=self._where("case"), expected="[[case]]", hint=_HINT
+            )
         for number, case in enumerate(cases):
             yield ("case", number), {k: [v] for k, v in case.items()}
 
@@ -259,18 +271,25 @@ class _Reader:
         for key in given:
             if key not in AXES:
                 raise ScenarioError(
-                    f"unknown key {shown(key)}", where=self._where(*table, key), hint=did_you_mean(key, list(AXES))
+                    f"unknown key {shown(key)}",
+                    where=self._where(*table, key),
+                    hint=did_you_mean(key, list(AXES)),
                 )
         for key in ("model", "machine"):
             if key not in given:
                 raise ScenarioError(
-                    f"the key {key!r} is missing", where=self._where(*table), expected="a model and a machine", hint=_HINT
+                    f"the key {key!r} is missing",
+                    where=self._where(*table),
+                    expected="a model and a machine",
+                    hint=_HINT,
                 )
         out = {}
         for axis in AXES:
             values = items(given.get(axis, [_FALLBACK.get(axis)]), where=self._where(*table, axis))
             if not values:
-                raise ScenarioError("the list is empty", where=self._where(*table, axis), expected="at least one value")
+                raise ScenarioError(
+                    "the list is empty", where=self._where(*table, axis), expected="at least one value"
+                )
             several = len(values) > 1
             out[axis] = [
                 self._value(axis, value, self._where(*table, axis, *((i,) if several else ())))
@@ -312,7 +331,9 @@ class _Reader:
             if value == DEFAULT:
                 return None
             raise ScenarioError(
-                f"{shown(value)} is not allowed", where=where, expected=f'a whole number of devices, or "{DEFAULT}"'
+                f"{shown(value)} is not allowed",
+                where=where,
+                expected=f'a whole number of devices, or "{DEFAULT}"',
             )
         return whole(value, where=where, least=1, most=MAX_DEVICES)
 
@@ -373,7 +394,9 @@ class _Reader:
 
 def _number_or_text(value: Any, where: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ScenarioError(f"{shown(value)} is not allowed", where=where, expected="a whole number, or a text in quotes")
+        raise ScenarioError(
+            f"{shown(value)} is not allowed", where=where, expected="a whole number, or a text in quotes"
+        )
     return value
 
 

@@ -1,8 +1,8 @@
 """Points answered by processes of this machine.
 
 Each is a fresh Python that reads lines from a pipe: first a setting and what the points share, then points; it writes
-rows. It ends with the pipe, so that none outlives a parent that is killed, and hears no Ctrl-C of the terminal, which is
-the parent's to act on.
+rows. It ends with the pipe, so that none outlives a parent that is killed, and hears no Ctrl-C of the terminal, which
+is the parent's to act on.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ CHUNK = 8
 # no thread of a library beside the processes
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _START = "import sys; sys.path[:] = {path!r}; from fullmesh.study.sweep.local import work; work()"
-# what a process that answered everything may take to end
-_END_S = 5.0
 
 
 def default_jobs() -> int:
@@ -59,13 +57,25 @@ def local_answers(inputs: Inputs, points: Sequence[Point], jobs: int) -> Iterato
             yield (answerer.line(p).encode() for p in points)
         return
     workers: list[subprocess.Popen[bytes]] = []
+    threads: list[threading.Thread] = []
+    work = _Work(inputs, points, min(jobs, len(points)))
     try:
-        for _ in range(min(jobs, len(points))):
+        for _ in range(work.num_workers):
             workers.append(_start())
-        yield _gathered(workers, inputs, points)
+            threads.append(threading.Thread(target=work.serve, args=(workers[-1],), daemon=True))
+            threads[-1].start()
+        yield work.rows()
     finally:
+        # a process has nothing open that a kill could leave half written
         for worker in workers:
-            _end(worker)
+            worker.kill()
+        for thread in threads:
+            thread.join()
+        for worker in workers:
+            worker.wait()
+            for pipe in (worker.stdin, worker.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -79,56 +89,51 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    assert worker.stdin is not None
-    with contextlib.suppress(OSError):
-        worker.stdin.close()
-    if worker.poll() is None:
-        # between two answers it has nothing open
-        worker.kill()
-    worker.wait(_END_S)
+class _Work:
+    """What processes still have to answer, and what they have answered; a thread serves each of them."""
 
+    def __init__(self, inputs: Inputs, points: Sequence[Point], num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._head = json.dumps({"lang": current()}).encode() + b"\n" + inputs_text(inputs).encode()
+        self._todo, self._lock = chunks(points, num_workers), threading.Lock()
+        # a row; None where a process has answered all it was given; what ended it before
+        self._found: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
 
-def _gathered(workers: Sequence[subprocess.Popen[bytes]], inputs: Inputs, points: Sequence[Point]) -> Iterator[bytes]:
-    head = json.dumps({"lang": current()}).encode() + b"\n" + inputs_text(inputs).encode()
-    todo, lock = chunks(points, len(workers)), threading.Lock()
-    # a row; None where a worker has answered all it was given; what ended it before
-    found: queue.SimpleQueue[bytes | None | Exception] = queue.SimpleQueue()
-
-    def serve(worker: subprocess.Popen[bytes]) -> None:
+    def serve(self, worker: subprocess.Popen[bytes]) -> None:
+        """Give a process points and take its rows, until there is nothing to answer or it is gone."""
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
-            worker.stdin.write(head)
+            worker.stdin.write(self._head)
             while True:
-                with lock:
-                    chunk = next(todo, None)
+                with self._lock:
+                    chunk = next(self._todo, None)
                 if chunk is None:
                     break
                 worker.stdin.write(of_many(chunk).encode() + b"\n")
                 worker.stdin.flush()
                 for row in itertools.islice(_whole_lines(worker.stdout), len(chunk)):
-                    found.put(row)
-            found.put(None)
+                    self._found.put(row)
+            self._found.put(None)
         except Exception as error:
-            found.put(error)
+            self._found.put(error)
 
-    for worker in workers:
-        threading.Thread(target=serve, args=(worker,), daemon=True).start()
-    working = len(workers)
-    while working:
-        row = found.get()
-        if isinstance(row, Exception):
-            raise ScenarioError(
-                f"a process that answers points has ended: {row}",
-                where="--jobs",
-                expected="processes that live as long as there are points",
-                hint="where memory was short, ask with fewer --jobs; rows that are kept are not asked again",
-            )
-        if row is None:
-            working -= 1
-        else:
-            yield row
+    def rows(self) -> Iterator[bytes]:
+        """Rows as they come."""
+        working = self.num_workers
+        while working:
+            row = self._found.get()
+            if isinstance(row, Exception):
+                raise ScenarioError(
+                    f"a process that answers points has ended: {row}",
+                    where="--jobs",
+                    expected="processes that live as long as there are points",
+                    hint="where memory was short, ask with fewer --jobs; rows that are kept are not asked again",
+                )
+            if row is None:
+                working -= 1
+            else:
+                yield row
 
 
 def _whole_lines(stream: IO[bytes]) -> Iterator[bytes]:

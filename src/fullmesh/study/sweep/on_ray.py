@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from fullmesh.study.sweep.local import chunks
 ADDRESS = "RAY_ADDRESS"
 # pieces of work that wait for each processor, so that none waits for the next question
 _AHEAD = 2
+_KNOCK_S = 5.0
 
 
 def check_ray() -> None:
@@ -73,16 +75,20 @@ def _connect(address: str | None) -> None:
     import ray
 
     asked = address or os.environ.get(ADDRESS) or "auto"
+    where = (
+        f"--ray-address {address}" if address else f"{ADDRESS}={asked}" if asked != "auto" else "--engine ray"
+    )
     # Ray takes the signals over; an end is ours to act on
     in_main = threading.current_thread() is threading.main_thread()
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
     try:
+        _knock(asked)
         ray.init(address=asked, configure_logging=False, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ScenarioError(
-            f"no Ray cluster answers: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"--ray-address {address}" if address else f"{ADDRESS}={asked}" if asked != "auto" else "--engine ray",
-            expected="the address of a cluster that runs",
+            f"no Ray cluster answers: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            where=where,
+            expected="the address of a cluster that runs, and its token in RAY_AUTH_TOKEN where it asks for one",
             hint="start one with: ray start --head; or leave out --engine",
         ) from None
     finally:
@@ -90,12 +96,20 @@ def _connect(address: str | None) -> None:
             signal.signal(number, handler)
 
 
+def _knock(address: str) -> None:
+    """Refuse a place where nothing listens at once: Ray would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
 def _gathered(ray: Any, inputs: Inputs, points: Sequence[Point], jobs: int | None) -> Iterator[bytes]:
     processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
     workers = min(processors, jobs or processors)
     shared = ray.put(inputs_text(inputs))
     ask = ray.remote(num_cpus=1)(answered)
-    todo, waiting = chunks(points, workers), []
+    todo = chunks(points, workers)
+    waiting: list[Any] = []
     while True:
         while len(waiting) < (_AHEAD * workers if jobs is None else workers) and (chunk := next(todo, None)):
             waiting.append(ask.remote(program_digest(), shared, of_many(chunk)))

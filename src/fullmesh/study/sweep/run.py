@@ -224,7 +224,9 @@ def _check_engine(engine: str, ray_address: str | None) -> None:
         check_ray()
     elif ray_address is not None:
         raise ScenarioError(
-            "an address of Ray is named, and Ray is not to be used", where="--ray-address", expected="--engine ray"
+            "an address of Ray is named, and Ray is not to be used",
+            where="--ray-address",
+            expected="--engine ray",
         )
 
 
@@ -245,5 +247,3 @@ def _about(grid: Grid) -> dict[str, str]:
     about = {"version": __version__, "program": program_digest()}
     personal = grid.inputs.personal
     return about if personal is None else about | {"profile": personal.note}
-
-

@@ -55,7 +55,9 @@ def check_table(path: Path, *, where: str) -> None:
         )
 
 
-def write_table(path: Path, rows: Iterable[Row], about: Mapping[str, str], *, timing: bool, where: str) -> None:
+def write_table(
+    path: Path, rows: Iterable[Row], about: Mapping[str, str], *, timing: bool, where: str
+) -> None:
     """Write rows with the columns of a sweep.
 
     Parameters
@@ -97,7 +99,9 @@ def _batches(names: Sequence[str], rows: Iterable[Row], about: Mapping[str, str]
 
     types = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}
     kinds = {c.name: types[c.kind] for c in COLUMNS}
-    schema = pa.schema([(n, kinds[n]) for n in names], metadata={f"fullmesh.{k}": v for k, v in about.items()})
+    schema = pa.schema(
+        [(n, kinds[n]) for n in names], metadata={f"fullmesh.{k}": v for k, v in about.items()}
+    )
     yield schema
     rest = iter(rows)
     while batch := tuple(itertools.islice(rest, _BATCH)):
@@ -119,7 +123,9 @@ def _parquet(names: Sequence[str], rows: Iterable[Row], about: Mapping[str, str]
     return bytes(out.getvalue())
 
 
-def _duckdb(path: Path, names: Sequence[str], rows: Iterable[Row], about: Mapping[str, str], where: str) -> bytes:
+def _duckdb(
+    path: Path, names: Sequence[str], rows: Iterable[Row], about: Mapping[str, str], where: str
+) -> bytes:
     import duckdb
     import pyarrow as pa
 
