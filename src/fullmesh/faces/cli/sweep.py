@@ -65,7 +65,8 @@ def _words(done: int, total: int, kept: int, seconds: float) -> str:
     if done == kept or seconds <= 0:
         return text
     rate = (done - kept) / seconds
-    return f"{text}, {rate:,.3g} a second, {duration((total - done) / rate)} left"
+    speed = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    return f"{text}, {speed} a second, {duration((total - done) / rate)} left"
 
 
 @click.command(
@@ -129,7 +130,7 @@ def command(
     except KeyboardInterrupt:
         progress.end()
         if progress.done:
-            tell(f"{progress.done:,} rows are kept in {out}.journal; the same command goes on from there")
+            tell(f"rows kept in {out}.journal: {progress.done:,}; the same command goes on from there")
         raise
     finally:
         progress.end()
@@ -138,13 +139,13 @@ def command(
     else:
         show(*report(found))
     if found.num_repeated:
-        tell(f"{found.num_repeated:,} points stand in the grid more than once; each is one row")
+        tell(f"points that stand in the grid again, and are one row each: {found.num_repeated:,}")
     if found.cut_bytes:
         tell(f"the last row of {found.journal} was torn; it was cut off, and its point asked again")
     if found.num_left_out:
         tell(
-            f"{found.num_left_out:,} rows of points that the grid does not hold stay in {found.journal}, "
-            f"and are not in {found.out}"
+            f"rows of points that the grid does not hold, which stay in {found.journal} and are not in {found.out}: "
+            f"{found.num_left_out:,}"
         )
     if not found.num_ok:
         sys.exit(NO_PLAN if found.num_no_plan else MISTAKE)

@@ -24,7 +24,7 @@ def report(found: Sweep) -> list[Table | str]:
     took = "" if found.elapsed_s is None else f" in {duration(found.elapsed_s)}"
     new = found.num_points - found.num_kept
     out: list[Table | str] = [
-        f"{found.num_points:,} rows are in {found.out}: {new:,} new, {found.num_kept:,} kept from before{took}",
+        f"rows in {found.out}: {found.num_points:,} ({new:,} new, {found.num_kept:,} kept from before){took}",
         ended,
     ]
     if found.errors:

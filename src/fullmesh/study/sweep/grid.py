@@ -18,7 +18,7 @@ from fullmesh.data import DATA_DIR
 from fullmesh.errors import FullmeshError, ScenarioError, did_you_mean, shown
 from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.file_form import SourceLines
-from fullmesh.machine.load import MAX_DEVICES
+from fullmesh.machine.load import MAX_DEVICES, size_check
 from fullmesh.output.state import encode
 from fullmesh.plan.plan import FIELDS
 from fullmesh.plan.software import Software
@@ -204,7 +204,7 @@ class _Reader:
     models: _Shared = dataclasses.field(default_factory=_Shared)
     machines: _Shared = dataclasses.field(default_factory=_Shared)
     software: _Shared = dataclasses.field(default_factory=_Shared)
-    machine_files: dict[int, str] = dataclasses.field(default_factory=dict)
+    size_checks: dict[int, Callable[[int], None]] = dataclasses.field(default_factory=dict)
     refusals: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
 
     def grid(self, source: str, profile: str | Path | None) -> Grid:
@@ -319,7 +319,8 @@ class _Reader:
     def _machine(self, value: Any, where: str) -> int:
         file = self._path(text(value, where=where))
         found = self.machines.index(file, lambda: load_machine(file))
-        self.machine_files.setdefault(found, file)
+        if found not in self.size_checks:
+            self.size_checks[found] = size_check(file)
         return found
 
     def _software(self, value: Any, where: str) -> int:
@@ -384,7 +385,7 @@ class _Reader:
         """Why a machine cannot have a size: in a product of lists that is an answer, and no slip of the pen."""
         if (machine, chips) not in self.refusals:
             try:
-                load_machine(self.machine_files[machine], num_devices=chips)
+                self.size_checks[machine](chips)
             except FullmeshError as error:
                 self.refusals[machine, chips] = one_line(error)
             else:

@@ -13,6 +13,7 @@ from typing import Any
 from fullmesh import __version__
 from fullmesh.errors import ScenarioError, did_you_mean, shown
 from fullmesh.files import check_writable
+from fullmesh.output import formats
 from fullmesh.output.result import Result
 from fullmesh.study.sweep.columns import ELAPSED, ERROR, ERROR_AT, KEY_AT, NAMES, NO_PLAN, OK, STATUS_AT
 from fullmesh.study.sweep.grid import Grid, program_digest, read_grid
@@ -80,8 +81,9 @@ class Sweep(Result):
 
     def summary(self) -> str:
         """Points, and how they ended."""
+        points = formats.count(self.num_points, "point")
         return (
-            f"{self.num_points:,} points: {self.num_ok:,} with a plan, {self.num_no_plan:,} without one, "
+            f"{points}: {self.num_ok:,} with a plan, {self.num_no_plan:,} without one, "
             f"{self.num_error:,} that cannot be answered"
         )
 
