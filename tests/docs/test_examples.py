@@ -98,7 +98,7 @@ def test_files_shown_can_be_read(tmp_path: Path) -> None:
         path.write_text(block, encoding="utf-8")
         keys = set(tomllib.loads(block))
         if "grid" in keys:
-            assert len(read_grid(path).points) == 33, page
+            assert len(read_grid(path).points) == 65, page
             kinds["grid"] += 1
         elif "plan" in keys:
             assert load_scenario(path).plan.num_devices == 16, page

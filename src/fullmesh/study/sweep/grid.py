@@ -17,8 +17,8 @@ from fullmesh.cost.personal import Personal, read_personal
 from fullmesh.data import DATA_DIR
 from fullmesh.errors import FullmeshError, ScenarioError, did_you_mean, shown
 from fullmesh.machine import Machine, load_machine
-from fullmesh.machine.file_form import SourceLines
 from fullmesh.machine.load import MAX_DEVICES, size_check
+from fullmesh.machine.source_lines import SourceLines
 from fullmesh.output.state import encode
 from fullmesh.plan.plan import FIELDS
 from fullmesh.plan.software import Software

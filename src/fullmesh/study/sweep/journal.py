@@ -107,7 +107,7 @@ class Journal:
             found = None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ScenarioError(
-                "this is no journal of a sweep", where=str(self.path), expected=FORMAT, hint=hint
+                "this is no journal of a sweep", where=str(self.path), expected=repr(FORMAT), hint=hint
             )
         if line != header():
             version, program = (shown(str(found.get(k)), 40).strip("'") for k in ("fullmesh", "program"))

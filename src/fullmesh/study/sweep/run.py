@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -127,8 +128,6 @@ class _Memory:
         self.cut_bytes = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        import json
-
         for line in lines:
             row = json.loads(line)
             self._rows[row[KEY_AT]] = row
