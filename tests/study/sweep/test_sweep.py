@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -243,8 +244,8 @@ def test_outputs_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest
         ("pipe.csv", "is no regular file"),
         ("open.duckdb", "changes beside it"),
     ):
-        if name.endswith(".duckdb"):
-            pytest.importorskip("duckdb")
+        if name.endswith(".duckdb") and not all(importlib.util.find_spec(m) for m in ("duckdb", "pyarrow")):
+            continue
         with pytest.raises(OutputError, match=what):
             fullmesh.sweep(grid if name == "grid.csv" else QUICK, tmp_path / name, jobs=1)
     import_module = importlib.import_module
