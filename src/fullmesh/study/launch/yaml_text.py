@@ -117,6 +117,4 @@ def _check_size(value: Any, where: str) -> None:
 
 def yaml_text(table: Mapping[str, Any]) -> str:
     """A table as YAML that :func:`parse_yaml` reads back equal."""
-    return str(
-        yaml.safe_dump(table, sort_keys=False, default_flow_style=None, width=1000)
-    )
+    return str(yaml.safe_dump(table, sort_keys=False, default_flow_style=None, width=1000))
