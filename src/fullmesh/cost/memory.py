@@ -75,10 +75,7 @@ def memory_ledger(model: ModelSpec, stages: Stages, plans: Plans, table: TermTab
     full = (p.recompute == RECOMPUTES.index("full")) & (stages.layers > 0)
     in_flight = _in_flight(p, stages)
     activation = table.column("activation")[i] * per_stage * in_flight * (1.0 - p.offload_activations)
-    tokens = p.mbs * p.seq / p.cp
-    # logits in BF16 and their FP32 copy, which the gradient overwrites; or a softmax and a gradient of their own
-    logit_bytes = BF16_BYTES + FP32_BYTES * np.where(p.fused_loss, 1.0, 3.0)
-    logits = table.column("head")[i] * stages.head.clip(0, 1) * tokens * model.vocab / p.tp * logit_bytes
+    logits = table.column("head")[i] * stages.head.clip(0, 1) * head_bytes(model, p)
     transient = table.column("transient")[i] * np.where(full, largest, 0.5 * largest)
     buffers = table.column("static")[i] * np.ones(len(i))
     allocated = parameters + gradients + optimizer + activation + logits + transient + buffers
@@ -144,6 +141,15 @@ def held_states(p: Plans, *, dense: Floats, experts: Floats, products: Floats, l
         gradients=np.where(frozen, 0.0, gradient),
         optimizer=optimizer * (1.0 - p.offload_optimizer),
     )
+
+
+def head_bytes(model: ModelSpec, p: Plans) -> Floats:
+    """Bytes of the logits of a micro-batch with what is kept beside them, rows of plans."""
+    tokens = p.mbs * p.seq / p.cp
+    # logits in BF16 and their FP32 copy, which the gradient overwrites; or a softmax and a gradient of their own
+    logit_bytes = BF16_BYTES + FP32_BYTES * np.where(p.fused_loss, 1.0, 3.0)
+    out: Floats = tokens * model.vocab / p.tp * logit_bytes
+    return out
 
 
 def _in_flight(p: Plans, stages: Stages) -> Floats:
