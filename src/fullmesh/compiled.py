@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import math
 import os
 import pickle
 import sys
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit, types
 from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -196,13 +198,32 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Callable[..., Any], dispatcher)
 
 
+def _lower(a: Any, b: Any) -> Any:
+    return a if a < b else b
+
+
+def _higher(a: Any, b: Any) -> Any:
+    return a if a > b else b
+
+
+@functools.cache
+def _plain_numpy() -> python_types.ModuleType:
+    """What formulas take of NumPy, for plain numbers: its own functions look for what is no number, and compile slowly."""
+    out = python_types.ModuleType("plain_numpy")
+    for name, function in (
+        ("minimum", inlined(_lower)), ("maximum", inlined(_higher)), ("sqrt", math.sqrt), ("log2", np.log2)
+    ):  # fmt: skip
+        setattr(out, name, function)
+    return out
+
+
 @functools.cache
 def part_of(function: Callable[..., Any]) -> Callable[..., Any]:
     """A plain formula as a part of kernels, with the formulas of its module that it calls.
 
     The formula itself stays as it is, for columns.
     """
-    parts = dict(function.__globals__)
+    parts = {**function.__globals__, "np": _plain_numpy()}
     for name in function.__code__.co_names:
         other = parts.get(name)
         if isinstance(other, python_types.FunctionType) and other.__module__ == function.__module__:

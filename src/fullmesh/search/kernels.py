@@ -70,8 +70,8 @@ class Kept(NamedTuple):
     ----------
     counts : int64, shape (2,)
         Plans priced, and those that fit.
-    layout_score, layout_memory : float64, shape (layouts,)
-        Cost at the far end and bytes of the best plan of every layout.
+    layout_score, layout_cost, layout_memory : float64, shape (layouts,)
+        Cost at the far end, cost and bytes of the best plan of every layout.
     layout_number : int64, shape (layouts,)
     fastest : float64, shape (2,)
         Cost and bytes of the cheapest plan.
@@ -90,6 +90,7 @@ class Kept(NamedTuple):
 
     counts: Ints
     layout_score: Floats
+    layout_cost: Floats
     layout_memory: Floats
     layout_number: Ints
     fastest: Floats
@@ -134,6 +135,7 @@ def fresh_kept(num_layouts: int, pairs: int) -> Kept:
     return Kept(
         counts=np.zeros(2, dtype=np.int64),
         layout_score=np.full(num_layouts, inf),
+        layout_cost=np.full(num_layouts, inf),
         layout_memory=np.full(num_layouts, inf),
         layout_number=np.full(num_layouts, -1, dtype=np.int64),
         fastest=np.full(2, inf),
@@ -499,6 +501,7 @@ def _walk(start, stop, frames, rows, prices, terms, choices, aim, kept, work):  
                                 kept.layout_number[layout],
                             ):  # fmt: skip
                                 kept.layout_score[layout] = score
+                                kept.layout_cost[layout] = cost
                                 kept.layout_memory[layout] = memory
                                 kept.layout_number[layout] = number
                             if cost <= kept.fastest[0] and _before(

@@ -258,7 +258,7 @@ def tables_of(space: Space) -> Tables:
     send = send_s(model, q.machine, _rows(base, p, sends, ("mbs", "tp", "cp", "pp", "dp")))[sends_at]
     choices, group_at = _choices(space, drops)
     kinds = len(model.kinds)
-    return Tables(
+    tables = Tables(
         frames=Frames(
             pp=p.pp, vpp=p.vpp, micro=p.num_microbatches, devices=p.num_devices.astype(np.float64), dense=dense_at,
             expert=expert_at, setting=setting_at, first=first, stages=num_stages, place=place_at,
@@ -287,6 +287,13 @@ def tables_of(space: Space) -> Tables:
         choices=choices,
         num_layouts=int(layouts.max(initial=-1)) + 1,
     )  # fmt: skip
+    # compiled code is made for one order in memory
+    parts = ("frames", "stages", "prices", "terms", "choices")
+    return dataclasses.replace(tables, **{name: _in_order(getattr(tables, name)) for name in parts})
+
+
+def _in_order(arrays: Any) -> Any:
+    return type(arrays)(*(np.ascontiguousarray(array) for array in arrays))
 
 
 def _codes(column: Ints) -> tuple[Ints, Ints]:

@@ -246,10 +246,13 @@ class Space:
 
     def numbers(self) -> npt.NDArray[np.int64]:
         """The numbers of all plans that break no rule: as many as the space is large."""
-        hides = hiding(self.frames, self.options, self.schedule_ok)
-        ok = self.schedule_ok[:, :, None, None, None] & self.sharding_ok[:, None, :, None, None]
-        ok = ok & hides[:, :, None, :, :]
-        ok = np.repeat(ok[..., None], len(self.options.ends), axis=-1)
+        o = self.options
+        hidden = np.array([bool(ep) for _, ep in o.inside])
+        full = np.array([r.code == _FULL for r in o.recomputes])
+        # what is recomputed whole leaves nothing that expert traffic could hide behind
+        hides = ~hidden[:, None] | (_can_hide(self.frames, o)[:, :, None, None] & ~full)
+        ok = (self.schedule_ok[:, :, None] & self.sharding_ok[:, None, :])[..., None, None] & hides[:, :, None]
+        ok = np.repeat(ok[..., None], len(o.ends), axis=-1)
         return np.flatnonzero(ok.reshape(-1)).astype(np.int64)
 
 
@@ -299,11 +302,14 @@ def span(q: Question) -> Space:
     """
     base = base_plan(q)
     options = _options(q, base)
-    frames = _frames(q, base)
+    columns = _frames(q, base)
+    frames = Plans.repeat(base, len(columns["tp"]), columns)
     schedule_ok, sharding_ok, shard = _allowed(q, frames, options)
-    hides = hiding(frames, options, schedule_ok)
-    each = (hides.sum(axis=(2, 3)) * schedule_ok).sum(axis=1) * sharding_ok.sum(axis=1) * len(options.ends)
-    total = int(each.sum())
+    hidden = sum(ep for _, ep in options.inside)
+    plain = len(options.inside) - hidden
+    partial = sum(r.code != _FULL for r in options.recomputes)
+    ways = plain * len(options.recomputes) + hidden * partial * _can_hide(frames, options)
+    each = (ways * schedule_ok).sum(axis=1) * sharding_ok.sum(axis=1) * len(options.ends)
     rejected: dict[str, int] = {}
     alive = np.ones(len(frames), dtype=bool)
     batch_allows_dp = True
@@ -314,16 +320,15 @@ def span(q: Question) -> Space:
         if number:
             rejected[name] = rejected.get(name, 0) + number
         alive &= ~broken
-    alive &= each > 0
-    kept = np.flatnonzero(alive)
+    kept = np.flatnonzero(alive & (each > 0))
     return Space(
         question=q,
-        frames=frames.take(kept),
+        frames=Plans.repeat(base, len(kept), {name: column[kept] for name, column in columns.items()}),
         options=options,
         schedule_ok=schedule_ok[kept],
         sharding_ok=sharding_ok[kept],
         shard=shard[kept],
-        num_enumerated=total,
+        num_enumerated=int(each.sum()),
         rejected=rejected,
         batch_allows_dp=batch_allows_dp,
     )
@@ -451,20 +456,15 @@ def _options(q: Question, base: Plan) -> Options:
     )
 
 
-def hiding(frames: Plans, options: Options, schedule_ok: Bools) -> Bools:
-    """Which ways to hide traffic go with which recompute, shape (frames, schedules, inside, recomputes).
+def _can_hide(frames: Plans, options: Options) -> Bools:
+    """Whether expert traffic may hide, shape (frames, schedules).
 
-    Hiding expert traffic takes a second micro-batch, a second chunk (or DualPipe's other direction) where there is a
-    pipeline, and no full recompute.
+    It takes a second chunk of layers (or DualPipe's other direction) where there is a pipeline.
     """
     dual = np.array(options.schedules) == _DUALPIPE
     chunks = (frames.pp == 1) | (frames.vpp > 1)
-    possible = (frames.ep > 1)[:, None] & (chunks[:, None] | dual[None, :])
-    hidden = np.array([bool(ep) for _, ep in options.inside])
-    full = np.array([r.code == _FULL for r in options.recomputes])
-    together = ~(hidden[:, None] & full[None, :])
-    out: Bools = (~hidden[None, None, :] | possible[:, :, None])[..., None] & together[None, None]
-    return out & schedule_ok[:, :, None, None]
+    out: Bools = (frames.ep > 1)[:, None] & (chunks[:, None] | dual[None, :])
+    return out
 
 
 def _allowed(q: Question, p: Plans, options: Options) -> tuple[Bools, Bools, Ints]:
@@ -518,7 +518,8 @@ class _Grid:
         return self.columns[name]
 
 
-def _frames(q: Question, base: Plan) -> Plans:
+def _frames(q: Question, base: Plan) -> dict[str, Ints]:
+    """Every frame, those that break a rule included, as the columns that vary."""
     model, machine, limits, n = q.model, q.machine, q.limits, q.num_devices
     moe = [layer.ffn for layer in model.layers if isinstance(layer.ffn, MoE)]
     num_experts = min((e.num_experts for e in moe), default=0)
@@ -554,8 +555,7 @@ def _frames(q: Question, base: Plan) -> Plans:
     # tokens that stay where they are take no dispatcher
     still = own if own in grid["dispatcher"] else int(grid["dispatcher"].min(initial=len(DISPATCHERS)))
     grid.keep((grid["ep"] > 1) | (grid["dispatcher"] == still))
-    columns: dict[str, npt.NDArray[Any]] = {name: c for name, c in grid.columns.items() if name in FIELDS}
-    return Plans.repeat(base, len(grid["tp"]), columns)
+    return {name: column for name, column in grid.columns.items() if name in FIELDS}
 
 
 def _tensor_degrees(q: Question, base: Plan) -> list[int]:
@@ -606,7 +606,6 @@ __all__ = [
     "base_plan",
     "check_limits",
     "devices_for_states",
-    "hiding",
     "max_tp",
     "selective_modules",
     "span",
