@@ -28,7 +28,7 @@ from fullmesh.cost.stages import (
     tied_ends_s,
 )
 from fullmesh.cost.step import TRAFFIC, speed_terms
-from fullmesh.outcomes.support import attributes, num_missing
+from fullmesh.outcomes.support import attributes, num_missing, untried
 from fullmesh.plan import RECIPES, RECOMPUTES, Plans
 from fullmesh.plan.layout import stage_layout
 from fullmesh.plan.plan import FIELDS, Plan
@@ -577,12 +577,13 @@ def _choices(space: Space, drops: list[Drops]) -> tuple[Choices, Ints]:
             again[d, r] = way.share if way.code == full else float(hit)
             kept[d, r] = 0.0 if hit else 1.0
     columns = attributes(q.model, q.machine, space.frames)
-    first, group = _distinct(*(a.code for a in columns))
+    beyond = (column.astype(np.int64) for _, column in untried(q.model, q.machine, space.frames))
+    first, group = _distinct(*(a.code for a in columns), *beyond)
     values: tuple[tuple[Any, ...], ...] = (
         o.schedules,
         tuple((s.zero, float(s.offload)) for s in o.shardings),
         tuple(hides for _, hides in o.inside),
-        tuple(r.code for r in o.recomputes),
+        tuple((r.code, r.mask, r.share) for r in o.recomputes),
     )
     missing = _missing(space, first, values)
     array = np.array
@@ -617,7 +618,9 @@ def _missing(space: Space, groups: Ints, values: tuple[tuple[Any, ...], ...]) ->
         "zero": np.array([z for z, _ in distinct[1]])[at[2]],
         "offload_optimizer": np.array([off for _, off in distinct[1]])[at[2]],
         "ep_overlap": np.array(distinct[2], dtype=bool)[at[3]],
-        "recompute": np.array(distinct[3])[at[4]],
+        "recompute": np.array([code for code, _, _ in distinct[3]])[at[4]],
+        "recompute_modules": np.array([mask for _, mask, _ in distinct[3]])[at[4]],
+        "recompute_fraction": np.array([share for _, _, share in distinct[3]])[at[4]],
     }
     plans = dataclasses.replace(frames, **{n: FIELDS[n].cast(c) for n, c in columns.items()})
     found = num_missing(q.model, q.machine, plans).reshape(shape)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
+from fullmesh.outcomes.support import load_tried
 from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
 from fullmesh.plan.plan import CHOICES, CP_KINDS, DISPATCHERS, FIELDS, MODULES, SCHEDULES
@@ -30,6 +31,7 @@ from fullmesh.workload.parameters import parameter_counts
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Drops = tuple[Module, ...]
 
 # BF16 weight and gradient, FP32 master weight and two moments, of one parameter.
 STATE_BYTES = 2.0 + 2.0 + Plan().optimizer_bytes
@@ -390,13 +392,14 @@ def selective_modules(model: ModelSpec) -> tuple[Module, ...]:
 
 
 def _recomputes(q: Question, base: Plan) -> tuple[Recompute, ...]:
-    """Ways to recompute that differ: of two sets of modules that drop and redo the same, the smaller one.
+    """Ways to recompute that differ: of sets of modules that drop and redo the same, the one that a result has.
 
-    A module that frees no memory in this model is tried alone: added to others it only costs time.
+    A module that frees no memory in this model is tried alone and where a result has it: added to others it only costs
+    time.
     """
     model = q.model
-    drops: set[tuple[Module, ...]] = set()
-    frees: set[tuple[Module, ...]] = set()
+    drops: set[Drops] = set()
+    frees: set[Drops] = set()
     for kind in model.kinds:
         for block in model.blocks(kind):
             drops |= {op.drops for op in block.operators}
@@ -408,16 +411,20 @@ def _recomputes(q: Question, base: Plan) -> tuple[Recompute, ...]:
                 frees.add(saved.drops)
     drops |= frees
     out = [Recompute(code=_NONE)]
-    seen: set[frozenset[tuple[Module, ...]]] = set()
+    seen: set[frozenset[Drops]] = set()
     named = selective_modules(model)
-    for size in range(1, len(named) + 1):
-        for chosen in itertools.combinations(named, size):
-            hit = frozenset(d for d in drops if set(d) & set(chosen))
-            useless = [m for m in chosen if not any(set(d) & {m} for d in frees)]
-            if hit in seen or (useless and size > 1):
-                continue
+    ran = {names for tried in load_tried().values() for names in tried.modules}
+    ran = {names for names in ran if set(names) <= set(named)}
+    chosen: list[tuple[str, ...]] = [
+        *sorted(ran),
+        *(some for size in range(1, len(named) + 1) for some in itertools.combinations(named, size)),
+    ]
+    for i, names in enumerate(chosen):
+        hit = frozenset(d for d in drops if set(d) & set(names))
+        useless = any(not any(m in d for d in frees) for m in names)
+        if hit not in seen and (i < len(ran) or not useless or len(names) == 1):
             seen.add(hit)
-            out.append(Recompute(code=_SELECTIVE, mask=sum(1 << MODULES.index(m) for m in chosen)))
+            out.append(Recompute(code=_SELECTIVE, mask=sum(1 << MODULES.index(m) for m in names)))
     out += [Recompute(code=_FULL, share=share) for share in SHARES]
     left = q.limits.of("recompute", range(len(RECOMPUTES)))
     return tuple(r for r in out if r.code in left)
