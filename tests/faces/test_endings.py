@@ -135,7 +135,7 @@ def test_no_plan_fits(command_line: CommandLine, scenario: Path) -> None:
     export = scenario.parent / "launch"
     code, out, err = command_line("plan", *arguments, "--json", "--export", "megatron", "--to", str(export))
     assert code == 3, err
-    assert json.loads(out)["plans_fitting"] == 0
+    assert json.loads(out)["search"]["fit"] == 0
     assert not export.exists()
     code, out, err = command_line("compare", *arguments, "--json")
     assert code == 3, err

@@ -129,6 +129,7 @@ class SearchResult(Result):
     num_enumerated: int
     num_priced: int
     num_fitting: int
+    wide: bool
     effort: Effort = dataclasses.field(compare=False)
     rejected: tuple[Rejection, ...]
     best: Estimate | None
@@ -365,6 +366,7 @@ def rank(q: Question, walked: Walked, *, top: int) -> SearchResult:
         num_enumerated=space.num_enumerated,
         num_priced=walked.num_priced,
         num_fitting=walked.num_fitting,
+        wide=q.wide,
         effort=Effort(cpu_s=math.nan, peak_bytes=math.nan),
         rejected=_rejections(walked),
         best=None,

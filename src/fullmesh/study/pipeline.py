@@ -61,6 +61,8 @@ def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options
         objective=options.objective,
         offload=options.offload,
         software=options.software,
+        limits=options.limits,
+        wide=options.wide,
     )
     return dataclasses.replace(question, batch_note=batch.note)
 

@@ -30,6 +30,28 @@ ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 
 FRAMEWORKS = ("megatron", "megatron-bridge", "mindspeed", "mindformers", "torchtitan", "deepspeed")
+# Axes of the search that may be limited, with what their options say; a test holds them against the fields of a plan.
+LIMITS = (
+    ("tp", "tensor-parallel degrees"),
+    ("cp", "context-parallel degrees"),
+    ("pp", "pipeline-parallel degrees"),
+    ("vpp", "chunks a pipeline rank"),
+    ("ep", "expert-parallel degrees"),
+    ("etp", "expert-tensor-parallel degrees"),
+    ("dp", "data-parallel degrees"),
+    ("zero", "ZeRO stages"),
+    ("shard", "devices that ZeRO shards over"),
+    ("mbs", "micro-batches"),
+    ("recompute", "none, selective, full"),
+    ("schedule", "1f1b, gpipe, zero-bubble, dualpipe"),
+    ("cp_kind", "ring, ulysses"),
+    ("tp_overlap", "on, off"),
+    ("grad_overlap", "on, off"),
+    ("param_overlap", "on, off"),
+    ("p2p_overlap", "on, off"),
+    ("ep_overlap", "on, off"),
+    ("dispatcher", "alltoall, deepep, hybridep, allgather"),
+)
 
 # Exit code where every plan breaks a limit: an answer, but not the one that was hoped for.
 NO_PLAN = 3
@@ -72,6 +94,19 @@ profile_option = click.option(
     "--profile", metavar="FILE", help="A personal profile from `fullmesh calibrate results`."
 )
 offload_option = click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each axis of the search: a value, several, or a range."""
+    for name, what in reversed(LIMITS):
+        one_of = what.count(",") > 0
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            metavar="NAMES" if one_of else "NUMBERS",
+            help=f"Search these alone: {what}." if one_of else f"Search these {what} alone (8, or 1,2, or 4..16).",
+        )(command)
+    return command
 
 
 def tell(text: str) -> None:
