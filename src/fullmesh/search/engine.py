@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,17 @@ from fullmesh.workload import ModelSpec
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+#: Steps of plans replayed task by task: given the plans, and by how much each one's value exceeds its predicted step;
+#: nan for plans that cannot come first.
+Replay = Callable[[ModelSpec, Machine, Sequence[Plan], Floats], Floats]
+
 OBJECTIVES = ("time", "energy", "money")
 # A plan that leaves less of the memory than this may not fit in truth: it is what the memory model may be off by.
 MEMORY_MARGIN = 0.08
 # Layouts of which the uncertainty is weighed, from the cheapest on.
 WEIGHED = 64
+# Of these the first so many are replayed, where a replay is at hand.
+REPLAYED = 20
 # Plans of the front of step time against memory that are kept.
 FRONT = 12
 
@@ -107,6 +113,8 @@ class SearchResult(Result):
         Where the best plan leaves devices unused: the best one that uses all of them.
     ranked : tuple of Estimate
         The best plans, at most one for each layout (tp, cp, pp, ep, zero).
+    replayed_s : tuple of float
+        Their steps replayed task by task, which decides between the first of them; nan where none was replayed.
     pareto : tuple of Estimate
         Plans that no other beats in both step time and memory, fastest first, at most ``FRONT``; of those that miss
         no more published results than the best.
@@ -140,6 +148,7 @@ class SearchResult(Result):
     roomy: Estimate | None
     whole: Estimate | None
     ranked: tuple[Estimate, ...]
+    replayed_s: tuple[float, ...]
     pareto: tuple[Estimate, ...]
     num_ties: int
     tie_ratio: float
@@ -272,12 +281,15 @@ def search(
     return best_of(question, top=top)
 
 
-def best_of(question: Question, *, top: int) -> SearchResult:
-    """The answer to a question, stage by stage: the space, all of its plans priced, the best of them in full."""
+def best_of(question: Question, *, top: int, replay: Replay | None = None) -> SearchResult:
+    """The answer to a question, stage by stage: the space, all of its plans priced, the best of them in full.
+
+    ``replay`` decides between those that are best by the closed form.
+    """
     began_s = time.process_time()
     space: Space = explore(question)
     walked: Walked = walk_space(space, roomy_share=1.0 - MEMORY_MARGIN)
-    found: SearchResult = rank(question, walked, top=top)
+    found: SearchResult = rank(question, walked, top=top, replay=replay)
     return dataclasses.replace(found, effort=Effort.since(began_s))
 
 
@@ -341,7 +353,7 @@ def ask(
     )
 
 
-def rank(q: Question, walked: Walked, *, top: int) -> SearchResult:
+def rank(q: Question, walked: Walked, *, top: int, replay: Replay | None = None) -> SearchResult:
     """The best of all plans, in full.
 
     Parameters
@@ -377,6 +389,7 @@ def rank(q: Question, walked: Walked, *, top: int) -> SearchResult:
         roomy=None,
         whole=None,
         ranked=(),
+        replayed_s=(),
         pareto=(),
         num_ties=0,
         tie_ratio=math.nan,
@@ -384,7 +397,7 @@ def rank(q: Question, walked: Walked, *, top: int) -> SearchResult:
     )
     if walked.num_fitting == 0:
         return dataclasses.replace(nothing, closest=_closest(q, walked))
-    leaders, cost, plans = _surest_first(q, walked)
+    leaders, cost, plans, replayed = _surest_first(q, walked, replay)
     best, fastest = int(leaders[0]), walked.fastest
     missing = num_missing(q.model, q.machine, space.plans(np.array([best, fastest])))
     spread = within_setting()
@@ -412,6 +425,7 @@ def rank(q: Question, walked: Walked, *, top: int) -> SearchResult:
         roomy=full.get(roomy),
         whole=full.get(whole),
         ranked=tuple(full[int(i)] for i in leaders[:top]),
+        replayed_s=tuple(replayed[:top].tolist()),
         pareto=tuple(full[int(i)] for i in front),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
@@ -429,26 +443,39 @@ def _estimates(
     return dict(zip(rows, estimates_of(priced, extra), strict=True))
 
 
-def _surest_first(q: Question, walked: Walked) -> tuple[Ints, Floats, Plans]:
+def _surest_first(q: Question, walked: Walked, replay: Replay | None) -> tuple[Ints, Floats, Plans, Floats]:
     """The best plan of every layout, those in front whose cost is lowest at the far end of its interval.
 
     The winner of millions is predicted too fast by selection: a plan that leads by an effect that few results know, or
-    by a combination that none has, steps back behind one that many speak for.
+    by a combination that none has, steps back behind one that many speak for. Between the first ones the replayed step
+    decides instead of the closed form.
 
     Returns
     -------
-    numbers, cost, plans
+    numbers, cost, plans, replayed_s
         Of each, in order.
     """
     leaders, cost = walked.leaders()
     plans = walked.space.plans(leaders)
-    first = np.arange(min(WEIGHED, len(leaders)))
-    variance = log_variances(evaluate(q.model, q.machine, plans.take(first)))
+    order = np.arange(len(leaders))
+    replayed = np.full(len(leaders), math.nan)
+    first = order[:WEIGHED]
+    priced = evaluate(q.model, q.machine, plans.take(first))
+    variance = log_variances(priced)
+    far = np.log(cost[first])
     if np.isfinite(variance).all():
-        far = np.log(cost[first]) + far_deviations() * np.sqrt(variance)
-        order = np.concatenate([np.argsort(far, kind="stable"), np.arange(len(first), len(leaders))])
-        leaders, cost, plans = leaders[order], cost[order], plans.take(order)
-    return leaders, cost, plans
+        far = far + far_deviations() * np.sqrt(variance)
+        order[: len(first)] = first[np.argsort(far, kind="stable")]
+        far = np.sort(far, kind="stable")
+    if replay is not None:
+        few = order[:REPLAYED]
+        step = priced.times.step_s[few]
+        doubt = np.exp(far[: len(few)]) / step
+        replayed[few] = replay(q.model, q.machine, [plans.plan(int(i)) for i in few], doubt)
+        value = doubt * np.where(np.isnan(replayed[few]), step, replayed[few])
+        # what could not come first stays behind what was replayed
+        order[: len(few)] = few[np.lexsort((value, np.isnan(replayed[few])))]
+    return leaders[order], cost[order], plans.take(order), replayed[order]
 
 
 def _rejections(walked: Walked) -> tuple[Rejection, ...]:

@@ -68,9 +68,12 @@ def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options
 
 
 def search_machine(model: ModelSpec, machine: Machine, options: Options, *, top: int) -> SearchResult:
-    """The best plans for a model on one machine."""
+    """The best plans for a model on one machine, the first of them by their replay."""
+    # the timeline loads its compiled kernels when it is imported
+    from fullmesh.replays.order import replayed_s
+
     batch: Batch = choose_batch(model, [machine], options)
-    return best_of(ask_about(model, machine, batch, options), top=top)
+    return best_of(ask_about(model, machine, batch, options), top=top, replay=replayed_s)
 
 
 def replanner(e: Estimate) -> Planner:
