@@ -126,7 +126,8 @@ def kept_equal(a: Kept, b: Kept) -> None:
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return span(question(MODELS["deepseek-v3"], "cloudmatrix384", 48, 96))
+    limits = Limits(values={"tp": ((1, 2),), "mbs": ((1, 2),), "cp": ((1, 1),)})
+    return span(question(MODELS["deepseek-v3"], "cloudmatrix384", 48, 96, wide=True, limits=limits))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10_000])

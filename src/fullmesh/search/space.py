@@ -42,9 +42,12 @@ LONG_SEQUENCE = 16384
 # Tokens of a sequence that a context-parallel rank keeps at least.
 LEAST_TOKENS = 1024
 MAX_MICRO_BATCH = 16
+COMMON_MICRO_BATCHES = (1, 2, 4)
+COMMON_CHUNKS = (1, 2, 4, 8)
 MAX_ETP = 8
 # Shares of the layers that full recompute is tried for.
 SHARES = tuple(k / 8 for k in range(1, 9))
+COMMON_SHARES = (0.5, 1.0)
 # Axes that a user may limit, in the order of a plan's fields.
 LIMITED = (
     "tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "shard", "mbs", "recompute", "schedule", "cp_kind", "tp_overlap",
@@ -111,8 +114,9 @@ class Question:
         How the batch was chosen, in words.
     limits : Limits
     wide : bool
-        Every degree, micro-batch and dispatcher, and what few plans ever use: contexts split at any length, experts split
-        by tensor, shards inside a domain.
+        The whole space, not what published plans are commonly made of: every degree, micro-batch, number of chunks, ZeRO
+        stage, schedule and dispatcher, every set of modules and share of layers to recompute, contexts split at any
+        length, experts split by tensor, shards inside a domain.
     """
 
     model: ModelSpec
@@ -391,6 +395,17 @@ def selective_modules(model: ModelSpec) -> tuple[Module, ...]:
     return tuple(m for m in MODULES if m in found)
 
 
+def common_modules(model: ModelSpec) -> tuple[str, ...]:
+    """What selective recompute drops first: much memory for little time, as the published recipes do."""
+    named = dict.fromkeys(
+        m for layer in model.kinds for part in layer.parts for m in part.selective_modules()
+    )
+    if model.is_moe:
+        # the few dense layers of a mixture of experts are left alone
+        named.pop("mlp", None)
+    return ("layernorm", *named)
+
+
 def _recomputes(q: Question, base: Plan) -> tuple[Recompute, ...]:
     """Ways to recompute that differ: of sets of modules that drop and redo the same, the one that a result has.
 
@@ -398,6 +413,12 @@ def _recomputes(q: Question, base: Plan) -> tuple[Recompute, ...]:
     time.
     """
     model = q.model
+    left = q.limits.of("recompute", range(len(RECOMPUTES)))
+    if not q.wide:
+        mask = sum(1 << MODULES.index(m) for m in common_modules(model))
+        some = [Recompute(code=_NONE), Recompute(code=_SELECTIVE, mask=mask)]
+        some += [Recompute(code=_FULL, share=share) for share in COMMON_SHARES]
+        return tuple(r for r in some if r.code in left)
     drops: set[Drops] = set()
     frees: set[Drops] = set()
     for kind in model.kinds:
@@ -426,7 +447,6 @@ def _recomputes(q: Question, base: Plan) -> tuple[Recompute, ...]:
             seen.add(hit)
             out.append(Recompute(code=_SELECTIVE, mask=sum(1 << MODULES.index(m) for m in names)))
     out += [Recompute(code=_FULL, share=share) for share in SHARES]
-    left = q.limits.of("recompute", range(len(RECOMPUTES)))
     return tuple(r for r in out if r.code in left)
 
 
@@ -450,12 +470,12 @@ def _options(q: Question, base: Plan) -> Options:
     shards = [0, 1, 4] if q.wide and "shard" not in q.limits.values else [0]
     shardings = [
         Sharding(zero=zero, domains=domains, offload=bool(offload))
-        for zero in q.limits.of("zero", [0, 1, 2, 3])
+        for zero in q.limits.of("zero", [0, 1, 2, 3] if q.wide else [1, 3])
         for domains in (shards if zero else [0])
         for offload in ([0, 1] if q.offload else [0])
     ]
     return Options(
-        schedules=tuple(q.limits.of("schedule", [_1F1B, _ZERO_BUBBLE, _DUALPIPE])),
+        schedules=tuple(q.limits.of("schedule", [_1F1B, _ZERO_BUBBLE, _DUALPIPE] if q.wide else [_1F1B])),
         shardings=tuple(shardings),
         inside=tuple(inside),
         recomputes=_recomputes(q, base),
@@ -543,10 +563,11 @@ def _frames(q: Question, base: Plan) -> dict[str, Ints]:
     # one rank exchanges nothing, and the kind says nothing
     first = int(grid["cp_kind"].min(initial=len(CP_KINDS)))
     grid.keep((grid["cp"] > 1) | (grid["cp_kind"] == first))
-    sizes = [m for m in range(1, MAX_MICRO_BATCH + 1) if q.gbs % m == 0] if q.wide else _powers(MAX_MICRO_BATCH)
-    grid.cross("mbs", limits.of("mbs", sizes))
+    sizes = [m for m in range(1, MAX_MICRO_BATCH + 1) if q.gbs % m == 0]
+    grid.cross("mbs", limits.of("mbs", sizes if q.wide else COMMON_MICRO_BATCHES))
     grid.keep(grid["mbs"] <= np.maximum(q.gbs // grid["dp"], 1))
-    grid.cross("vpp", limits.of("vpp", _virtual_stages(model.num_layers, np.unique(grid["pp"]).tolist())))
+    chunks = _virtual_stages(model.num_layers, np.unique(grid["pp"]).tolist()) if q.wide else COMMON_CHUNKS
+    grid.cross("vpp", limits.of("vpp", chunks))
     given = limits.allow("vpp", grid["vpp"]) if "vpp" in limits.values else np.zeros(len(grid["vpp"]), dtype=bool)
     grid.keep((grid["vpp"] == 1) | given | _chunks_make_sense(model.num_layers, grid["pp"], grid["vpp"]))
     grid.cross("ep", limits.of("ep", _divisors(num_experts, num_experts) if moe else [1]))
@@ -585,7 +606,7 @@ def _context_degrees(q: Question) -> list[int]:
 
 def _virtual_stages(layers: int, stages: Sequence[int]) -> list[int]:
     """Chunks a rank may have on any of these numbers of stages: divisors of its layers, and powers of two to 8."""
-    found = {1, 2, 4, 8}
+    found = set(COMMON_CHUNKS)
     for pp in stages:
         for total in (layers, layers + 1, layers + 2):
             found |= set(_divisors(-(-total // pp), total))
@@ -597,7 +618,7 @@ def _chunks_make_sense(layers: int, pp: Ints, vpp: Ints) -> Bools:
     even = np.zeros(len(pp), dtype=bool)
     for total in (layers, layers + 1, layers + 2):
         even |= -(-total // pp) % vpp == 0
-    few = (vpp == 2) | (vpp == 4) | (vpp == 8)
+    few = np.isin(vpp, COMMON_CHUNKS)
     out: Bools = (pp > 1) & (pp * vpp <= layers + 2) & (even | few)
     return out
 
