@@ -208,7 +208,7 @@ def _higher(a: Any, b: Any) -> Any:
 
 @functools.cache
 def _plain_numpy() -> python_types.ModuleType:
-    """What formulas take of NumPy, for plain numbers: its own functions look for what is no number, and compile slowly."""
+    """What formulas take of NumPy, for plain numbers: its own functions there look for nan, and compile slowly."""
     out = python_types.ModuleType("plain_numpy")
     for name, function in (
         ("minimum", inlined(_lower)), ("maximum", inlined(_higher)), ("sqrt", math.sqrt), ("log2", np.log2)

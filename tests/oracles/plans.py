@@ -1,4 +1,4 @@
-"""The plain twin of the compiled loop over plans: every plan of a space as columns, priced by the cost model, and sorted."""
+"""The plain twin of the compiled loop over plans: all plans of a space as columns, priced by the cost model, sorted."""
 
 from __future__ import annotations
 

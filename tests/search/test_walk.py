@@ -28,7 +28,8 @@ EQUAL = 1e-12
 MODELS = {
     name: dataclasses.replace(load_model(name).truncated(layers), mtp_layers=mtp)
     for name, layers, mtp in (
-        ("llama-3.2-1b", 6, 0), ("mixtral-8x7b", 5, 0), ("deepseek-v3", 6, 1), ("nemotron-h-8b", 12, 0), ("gpt3-5b", 7, 0)
+        ("llama-3.2-1b", 6, 0), ("mixtral-8x7b", 5, 0), ("deepseek-v3", 6, 1), ("nemotron-h-8b", 12, 0),
+        ("gpt3-5b", 7, 0),
     )
 }  # fmt: skip
 MACHINES = ("h200", "cloudmatrix384", "gb200-nvl72", "dgx-a100", "atlas-800t-a2")
@@ -70,9 +71,13 @@ def check(walked: Walked, plain: AllPlans) -> None:
             if steps[i] <= 2.0 * steps.min() and sizes[i] < lowest * (1.0 - EQUAL):
                 kept.append(i)
                 lowest = sizes[i]
-        front = [i for i in plain.front(most)]
+        front = plain.front(most)
         # equal plans differ by rounding, which may put one more on either front
-        front = [i for k, i in enumerate(front) if k == 0 or plain.memory[i] < plain.memory[front[k - 1]] * (1 - EQUAL)]
+        front = [
+            i
+            for k, i in enumerate(front)
+            if k == 0 or plain.memory[i] < plain.memory[front[k - 1]] * (1 - EQUAL)
+        ]
         equal(sizes[kept], plain.memory[front])
         equal(steps[kept], plain.step_s[front])
 
@@ -87,7 +92,11 @@ def question(model: ModelSpec, name: str, devices: int, gbs: int, **more: Any) -
 def test_the_loop_keeps_what_pricing_one_by_one_gives(data: st.DataObject) -> None:
     model = MODELS[data.draw(st.sampled_from(sorted(MODELS)))]
     name = data.draw(st.sampled_from(MACHINES))
-    devices = data.draw(st.sampled_from([8, 16, 32])) if name != "gb200-nvl72" else data.draw(st.sampled_from([8, 24, 72]))
+    devices = (
+        data.draw(st.sampled_from([8, 16, 32]))
+        if name != "gb200-nvl72"
+        else data.draw(st.sampled_from([8, 24, 72]))
+    )
     wide = data.draw(st.booleans())
     values: dict[str, tuple[tuple[int, int], ...]] = {}
     if wide:
@@ -95,7 +104,9 @@ def test_the_loop_keeps_what_pricing_one_by_one_gives(data: st.DataObject) -> No
         values["mbs"] = ((1, data.draw(st.integers(1, 4))),)
         values["tp"] = ((1, data.draw(st.sampled_from([1, 2, 8]))),)
     if data.draw(st.booleans()):
-        values["schedule"] = tuple((s, s) for s in data.draw(st.sets(st.sampled_from(range(len(SCHEDULES))), min_size=1)))
+        values["schedule"] = tuple(
+            (s, s) for s in data.draw(st.sets(st.sampled_from(range(len(SCHEDULES))), min_size=1))
+        )
     if data.draw(st.booleans()):
         values["p2p_overlap"] = ((0, 0), (1, 1))
         values["grad_overlap"] = ((0, 0),)

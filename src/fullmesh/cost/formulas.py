@@ -1,7 +1,7 @@
 """Formulas of a step and of peak memory that hold for columns of plans and for the plain numbers of one.
 
-They are written once: :mod:`fullmesh.cost.step` and :mod:`fullmesh.cost.memory` apply them to columns, the compiled loop
-of the search (:mod:`fullmesh.search.kernels`) to the numbers of one plan after another. So nothing stands here but
+They are written once: :mod:`fullmesh.cost.step` and :mod:`fullmesh.cost.memory` apply them to columns, the compiled
+loop of the search (:mod:`fullmesh.search.kernels`) to the numbers of one plan after another. So nothing stands here but
 arithmetic and NumPy's element-wise functions; what is chosen by a plan's options is chosen by the caller.
 """
 

@@ -103,7 +103,9 @@ class States:
     optimizer: Floats
 
 
-def held_states(p: Plans, *, dense: Floats, experts: Floats, products: Floats, layers: Floats) -> States:
+def held_states(
+    p: Plans, *, dense: Floats, experts: Floats, products: Floats, layers: npt.NDArray[np.int64]
+) -> States:
     """What plans hold of a stage with these parameters on a rank, before ZeRO shards them.
 
     All of it is proportional to the parameters, so that dense ones and experts may be told apart and added up.
@@ -112,7 +114,7 @@ def held_states(p: Plans, *, dense: Floats, experts: Floats, products: Floats, l
     ----------
     dense, experts, products : float array, shape (num_plans,)
         As in :class:`fullmesh.cost.stages.Stages`.
-    layers : array, shape (num_plans,)
+    layers : int array, shape (num_plans,)
     """
     groups = reduction_groups(p)
 

@@ -328,7 +328,7 @@ def _gather_bytes(p: Plans) -> Floats:
 
 
 def sharded_s(machine: Machine, p: Plans, dense: Floats, experts: Floats) -> tuple[Floats, Floats]:
-    """ZeRO-3: seconds of gathering parameters (before forward and before backward) and of scattering gradients after it.
+    """ZeRO-3: seconds of gathering parameters (before forward and before backward), and of scattering gradients.
 
     Once for every micro-batch.
     """

@@ -228,8 +228,7 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     exposed: list[Floats] = [np.zeros(len(x)) for _ in TRAFFIC]
     idle, fsdp, hidden = np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x))
     for p in range(2):
-        tp, ep, cp = (kind[p] for kind in traffic)
-        behind, part = hidden_s(work.passes[p], tp, ep, shares[0], shares[1])
+        behind, part = hidden_s(work.passes[p], traffic[0][p], traffic[1][p], shares[0], shares[1])
         left = [exposed_s(kind[p], share, part) for kind, share in zip(traffic, shares, strict=True)]
         busy = sum(left, work.passes[p])
         device = device_s(busy, launches[p], wait[p], gap, issue)

@@ -221,7 +221,9 @@ class Tried:
 def tried_by(plans: Sequence[Plan]) -> Tried:
     """How far these plans go."""
     # naming no module means the attention core
-    named = {tuple(sorted(p.recompute_modules or ("core_attn",))) for p in plans if p.recompute == "selective"}
+    named = {
+        tuple(sorted(p.recompute_modules or ("core_attn",))) for p in plans if p.recompute == "selective"
+    }
     return Tried(
         modules=tuple(sorted(named)),
         share=any(p.recompute == "full" and p.recompute_fraction < 1.0 for p in plans),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -132,7 +133,7 @@ def _apart(stages: Stages, num_plans: int) -> list[Stages]:
     ends = np.searchsorted(stages.plan, np.arange(num_plans + 1))
     names = [f.name for f in dataclasses.fields(Stages)]
     out = []
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in itertools.pairwise(ends.tolist()):
         columns = {name: getattr(stages, name)[first:last] for name in names}
         out.append(Stages(**{**columns, "plan": np.zeros(last - first, dtype=np.int64)}))
     return out

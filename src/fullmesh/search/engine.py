@@ -1,4 +1,4 @@
-"""Search: price every plan of a space, keep the best, the next really different one, the Pareto front and the reasons."""
+"""Search: all plans of a space priced, the best in full, the next really different one, the front and the reasons."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from fullmesh.outcomes.estimate import (
 from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
 from fullmesh.outcomes.support import (
     beyond_published,
-    missing_variance,
     missing_words,
     nearest,
     num_missing,

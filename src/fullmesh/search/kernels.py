@@ -1,14 +1,15 @@
 """The loop over all plans: enumerate, price, hold against the memory, keep what matters. A plan leaves nothing behind.
 
 For every frame the stages are put together once for each way to recompute and to hide traffic; schedules and shardings
-then take a few operations each. The formulas are those of :mod:`fullmesh.cost.formulas`, compiled. What is kept: the best
-plan of every layout, the fastest of all, the fastest ones that leave memory to spare, the front of step time against
-memory, the plan that needs least memory, and counts. All comparisons end with the number of a plan, so that what is kept
-does not depend on how the frames are cut into pieces.
+then take a few operations each. The formulas are those of :mod:`fullmesh.cost.formulas`, compiled. What is kept: the
+best plan of every layout, the fastest of all, the fastest ones that leave memory to spare, the front of step time
+against memory, the plan that needs least memory, and counts. All comparisons end with the number of a plan, so that
+what is kept does not depend on how the frames are cut into pieces.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,7 +197,7 @@ def _sum_stages(f, frames, rows, prices, work):  # type: ignore[no-untyped-def]
             for p in range(forward):
                 work.again[c, d, p] = 0.0
         for b in range(blocks):
-            n = rows.count[row, b]
+            n = rows.blocks[row, b]
             if n == 0.0:
                 continue
             for p in range(parts):
@@ -233,7 +234,7 @@ def _sum_bytes(f, frames, rows, prices, terms, choices, work):  # type: ignore[n
             work.saved[c, r] = 0.0
             work.transient[c, r] = 0.0
         for b in range(blocks):
-            n = rows.count[row, b]
+            n = rows.blocks[row, b]
             if n == 0.0:
                 continue
             for r in range(ways):
@@ -268,7 +269,9 @@ def _time_stages(f, z, version, frames, rows, prices, terms, choices, work):  # 
         if version == 1:
             d, e = frames.dense_place[f], prices.expert_group[frames.place[f], z]
             gather_f = terms.fsdp[t] * (prices.dense_held[d, z, c, 5] + prices.expert_held[e, c, 5])
-            gather_b = gather_f + terms.fsdp[t] * (prices.dense_held[d, z, c, 6] + prices.expert_held[e, c, 6])
+            gather_b = gather_f + terms.fsdp[t] * (
+                prices.dense_held[d, z, c, 6] + prices.expert_held[e, c, 6]
+            )
         for p in range(forward_parts):
             for r in range(ways):
                 work.redo[p, r] = 0.0
@@ -325,7 +328,7 @@ def _need(f, s, z, frames, rows, prices, terms, choices, work):  # type: ignore[
         work.memory[r] = 0.0
     for c in range(frames.stages[f]):
         row = frames.first[f] + c
-        stage = rows.index[row]
+        stage = rows.rank[row]
         if schedule == _GPIPE:
             in_flight = micro
         elif schedule == _DUALPIPE:
@@ -477,7 +480,9 @@ def _walk(start, stop, frames, rows, prices, terms, choices, aim, kept, work):  
                         if hides and choices.is_full[r]:
                             continue
                         kept.counts[PRICED] += num_ends
-                        number = (f * num_schedules * num_shardings * num_inside * ways + first + r) * num_ends
+                        number = (
+                            f * num_schedules * num_shardings * num_inside * ways + first + r
+                        ) * num_ends
                         if _before(work.memory[r], 0.0, number, kept.least[0], 0.0, kept.least_number[0]):
                             kept.least[0] = work.memory[r]
                             kept.least_number[0] = number
@@ -520,4 +525,4 @@ def _walk(start, stop, frames, rows, prices, terms, choices, aim, kept, work):  
                             _to_front(m, step, memory, number, kept)
 
 
-walk = kernel(_walk, rooms=("cost",))
+walk: Callable[..., None] = kernel(_walk, rooms=("cost",))

@@ -1,4 +1,4 @@
-"""What is priced once for a whole space: layers by their shape, stages by their composition, collectives by their group.
+"""What is priced once for a space: layers by their shape, stages by their composition, collectives by their group.
 
 A layer's seconds do not depend on pipeline, data parallelism, ZeRO or schedule, and what is computed again does not
 depend on what is not: every operator is priced once for each distinct shape, apart by what makes a plan redo it. The
@@ -107,9 +107,9 @@ class Frames(NamedTuple):
 class StageRows(NamedTuple):
     """Distinct stages of every pipeline; columns of shape (rows,), blocks are kinds of layers, embedding, head, MTP."""
 
-    count: Floats  # (rows, blocks)
+    blocks: Floats  # (rows, blocks)
     multiplicity: Floats
-    index: Floats
+    rank: Floats
     head: Floats
     layers: Ints
 
@@ -344,7 +344,9 @@ def _is_routed(op: Operator) -> bool:
     """Whether an operator's shape depends on how experts are spread."""
     if isinstance(op, GroupedProduct) or getattr(op, "tokens", None) is Tokens.ROUTED:
         return True
-    return any(_is_split(w) for name in ("n", "k", "width") if isinstance(w := getattr(op, name, None), Width))
+    return any(
+        _is_split(w) for name in ("n", "k", "width") if isinstance(w := getattr(op, name, None), Width)
+    )
 
 
 def _parts(blocks: Iterable[Block], *, routed: bool) -> dict[Drops, list[Block]]:
@@ -379,7 +381,13 @@ def _drops(model: ModelSpec, blocks: list[tuple[Block, ...]]) -> list[Drops]:
 
 
 def _seconds(
-    q: Question, plans: Plans, blocks: list[tuple[Block, ...]], drops: list[Drops], step: TermTable, *, routed: bool
+    q: Question,
+    plans: Plans,
+    blocks: list[tuple[Block, ...]],
+    drops: list[Drops],
+    step: TermTable,
+    *,
+    routed: bool,
 ) -> tuple[Floats, Floats]:
     """Seconds of blocks on rows of shapes: in all, and of the forward pass by what makes a plan redo it."""
     pricing = Pricing.of(q.machine, plans, q.precision)
@@ -469,13 +477,13 @@ def _pipelines(model: ModelSpec, p: Plans) -> tuple[StageRows, Ints, Ints, Ints,
         of_key.append(known[name])
     num = np.array([len(t[0]) for t in tables], dtype=np.int64)
     first = np.cumsum(num) - num
-    counts = np.concatenate([t[0] for t in tables]) if tables else np.zeros((0, len(model.kinds) + 3), dtype=np.int64)
+    counts = np.concatenate([t[0] for t in tables])
     k = len(model.kinds)
-    pipeline = np.array(of_key, dtype=np.int64)[at] if tables else np.zeros(0, dtype=np.int64)
+    pipeline = np.array(of_key, dtype=np.int64)[at]
     rows = StageRows(
-        count=counts.astype(np.float64),
-        multiplicity=np.concatenate([t[2] for t in tables] or [np.zeros(0)]).astype(np.float64),
-        index=np.concatenate([t[1] for t in tables] or [np.zeros(0)]).astype(np.float64),
+        blocks=counts.astype(np.float64),
+        multiplicity=np.concatenate([t[2] for t in tables]).astype(np.float64),
+        rank=np.concatenate([t[1] for t in tables]).astype(np.float64),
         head=(counts[:, k + 1] + counts[:, k + 2]).clip(0, 1).astype(np.float64),
         layers=(counts[:, :k].sum(axis=1) + counts[:, k + 2]).astype(np.int64),
     )
@@ -493,7 +501,9 @@ def _dense_held(space: Space, places: Ints, pipeline: Ints, pipelines: _Pipeline
     out = np.zeros((len(places), len(shardings), int(pipelines.num.max(initial=1)), len(HELD)))
     k = len(space.question.model.kinds)
     values = _held(space, p, dense, np.zeros_like(dense), products, counts)
-    values[:, 0] += tied_ends_s(space.question.model, space.question.machine, p, counts[:, k] + counts[:, k + 1] > 0)
+    values[:, 0] += tied_ends_s(
+        space.question.model, space.question.machine, p, counts[:, k] + counts[:, k + 1] > 0
+    )
     out[place[which], sharding[which], stage] = values
     return out
 
@@ -550,8 +560,8 @@ def _terms(step: TermTable, memory: TermTable, base: Plan) -> Terms:
     issue = np.full(len(step.values), 1e-9 * base.issue_ns) if base.issue_ns > 0 else step.column("issue")
     beside = step.column("overlap_fsdp") if base.fsdp_prefetch else np.zeros(len(step.values))
     names = (
-        "gap", "contention", "overlap_tp", "overlap_ep", "overlap_send", "overlap_grad", "send", "gradient", "optimizer",
-        "fixed", "straggler", "all", "fsdp",
+        "gap", "contention", "overlap_tp", "overlap_ep", "overlap_send", "overlap_grad", "send", "gradient",
+        "optimizer", "fixed", "straggler", "all", "fsdp",
     )  # fmt: skip
     parts = ("activation", "head", "transient", "static", "reserved", "context")
     return Terms(

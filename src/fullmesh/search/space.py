@@ -1,8 +1,8 @@
 """The space of plans: the values of every axis, the layouts that they span, and the options that each layout has.
 
 A *frame* is what decides the shapes and the place of a stage's work: devices, degrees, micro-batch, virtual stages and
-dispatcher. An *option* is what a frame leaves open: schedule, ZeRO with its shards, overlap, recompute. A plan is a frame
-with an option, known by one number, so that millions of plans need no columns. The rules of
+dispatcher. An *option* is what a frame leaves open: schedule, ZeRO with its shards, overlap, recompute. A plan is a
+frame with an option, known by one number, so that millions of plans need no columns. The rules of
 :mod:`fullmesh.plan.feasible` speak of frames alone.
 """
 
@@ -13,14 +13,14 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
-from fullmesh.outcomes.support import load_tried
+from fullmesh.outcomes.support import key_of, load_tried
 from fullmesh.plan import RECOMPUTES, Plan, Plans
 from fullmesh.plan.feasible import rules
 from fullmesh.plan.plan import CHOICES, CP_KINDS, DISPATCHERS, FIELDS, MODULES, SCHEDULES
@@ -41,6 +41,7 @@ MAX_CP = 32
 LONG_SEQUENCE = 16384
 # Tokens of a sequence that a context-parallel rank keeps at least.
 LEAST_TOKENS = 1024
+# Larger micro-batches are tried where a published run of such a model on such cores has them.
 MAX_MICRO_BATCH = 16
 COMMON_MICRO_BATCHES = (1, 2, 4)
 COMMON_CHUNKS = (1, 2, 4, 8)
@@ -50,10 +51,12 @@ SHARES = tuple(k / 8 for k in range(1, 9))
 COMMON_SHARES = (0.5, 1.0)
 # Axes that a user may limit, in the order of a plan's fields.
 LIMITED = (
-    "tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "shard", "mbs", "recompute", "schedule", "cp_kind", "tp_overlap",
-    "grad_overlap", "param_overlap", "p2p_overlap", "ep_overlap", "dispatcher",
+    "tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "shard", "mbs", "recompute", "schedule", "cp_kind",
+    "tp_overlap", "grad_overlap", "param_overlap", "p2p_overlap", "ep_overlap", "dispatcher",
 )  # fmt: skip
-_1F1B, _GPIPE, _ZERO_BUBBLE, _DUALPIPE = (SCHEDULES.index(s) for s in ("1f1b", "gpipe", "zero-bubble", "dualpipe"))
+_1F1B, _GPIPE, _ZERO_BUBBLE, _DUALPIPE = (
+    SCHEDULES.index(s) for s in ("1f1b", "gpipe", "zero-bubble", "dualpipe")
+)
 _FULL, _NONE, _SELECTIVE = (RECOMPUTES.index(r) for r in ("full", "none", "selective"))
 _ULYSSES = CP_KINDS.index("ulysses")
 
@@ -87,7 +90,10 @@ class Limits:
         ranges = self.values.get(name)
         if ranges is None:
             return np.ones(values.shape, dtype=bool)
-        return np.logical_or.reduce([(values >= low) & (values <= high) for low, high in ranges])
+        out: Bools = np.zeros(values.shape, dtype=bool)
+        for low, high in ranges:
+            out |= (values >= low) & (values <= high)
+        return out
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +120,9 @@ class Question:
         How the batch was chosen, in words.
     limits : Limits
     wide : bool
-        The whole space, not what published plans are commonly made of: every degree, micro-batch, number of chunks, ZeRO
-        stage, schedule and dispatcher, every set of modules and share of layers to recompute, contexts split at any
-        length, experts split by tensor, shards inside a domain.
+        The whole space, not what published plans are commonly made of: every degree, micro-batch, number of chunks,
+        ZeRO stage, schedule and dispatcher, every set of modules and share of layers to recompute, contexts split at
+        any length, experts split by tensor, shards inside a domain.
     """
 
     model: ModelSpec
@@ -250,6 +256,48 @@ class Space:
         }
         return dataclasses.replace(one, **{n: FIELDS[n].cast(c) for n, c in columns.items()})
 
+    def number_of(self, plan: Plan) -> int | None:
+        """The number of a plan, None where it is not in the space; fields that software sets are not looked at."""
+        one = Plans.of([plan])
+        p, o = self.frames, self.options
+        same = np.ones(len(p), dtype=bool)
+        names = ["tp", "cp", "pp", "dp", "mbs", "ep", "etp"]
+        # what one rank does alone has no kind, and one stage no chunks
+        names += ["cp_kind"] if plan.cp > 1 else []
+        names += ["vpp"] if plan.pp > 1 else []
+        names += ["dispatcher"] if plan.ep > 1 else []
+        for name in names:
+            same &= getattr(p, name) == getattr(one, name)[0]
+        schedule = int(one.schedule[0]) if plan.pp > 1 else self.options.schedules[0]
+        whole = plan.dp * plan.cp
+        shard = 0 if plan.shard >= whole else plan.shard
+        inside = (int(plan.tp_overlap), int(plan.ep_overlap and plan.ep > 1))
+        mask = int(one.recompute_modules[0]) or 1 << MODULES.index("core_attn")
+        # modules that the model does not have change nothing
+        mask &= sum(1 << MODULES.index(m) for m in selective_modules(self.question.model))
+        selective = plan.recompute == "selective"
+        way = Recompute(
+            code=_NONE if selective and not mask else int(one.recompute[0]),
+            mask=mask if selective else 0,
+            share=plan.recompute_fraction if plan.recompute == "full" else 1.0,
+        )
+        end = (int(plan.grad_overlap), int(plan.param_overlap), int(plan.p2p_overlap))
+        for f in np.flatnonzero(same):
+            for z, sharding in enumerate(o.shardings):
+                if not self.sharding_ok[f, z] or self.shard[f, z] != shard:
+                    continue
+                # one rank has nothing to shard
+                if sharding.zero != (plan.zero if whole > 1 else 1):
+                    continue
+                if sharding.offload != (plan.offload_optimizer > 0):
+                    continue
+                if schedule in o.schedules and inside in o.inside and way in o.recomputes and end in o.ends:
+                    s, i = o.schedules.index(schedule), o.inside.index(inside)
+                    r, e = o.recomputes.index(way), o.ends.index(end)
+                    if self.schedule_ok[f, s]:
+                        return int(f) * o.size + int(np.ravel_multi_index((s, z, i, r, e), o.shape))
+        return None
+
     def numbers(self) -> npt.NDArray[np.int64]:
         """The numbers of all plans that break no rule: as many as the space is large."""
         o = self.options
@@ -257,9 +305,17 @@ class Space:
         full = np.array([r.code == _FULL for r in o.recomputes])
         # what is recomputed whole leaves nothing that expert traffic could hide behind
         hides = ~hidden[:, None] | (_can_hide(self.frames, o)[:, :, None, None] & ~full)
-        ok = (self.schedule_ok[:, :, None] & self.sharding_ok[:, None, :])[..., None, None] & hides[:, :, None]
+        ok = (self.schedule_ok[:, :, None] & self.sharding_ok[:, None, :])[..., None, None] & hides[
+            :, :, None
+        ]
         ok = np.repeat(ok[..., None], len(o.ends), axis=-1)
         return np.flatnonzero(ok.reshape(-1)).astype(np.int64)
+
+
+def every_plan(q: Question) -> Plans:
+    """All plans of a question that break no rule, as columns: for spaces that are small enough."""
+    space = span(q)
+    return space.plans(space.numbers())
 
 
 def _powers(limit: int) -> list[int]:
@@ -377,7 +433,12 @@ def _spelt(name: str, ranges: tuple[tuple[int, int], ...]) -> str:
 def _left(space: Space, name: str) -> str:
     """Which values of an axis the plans have that break no rule."""
     column = getattr(space.frames, name, None)
-    if column is None or not len(column) or name in ("zero", "shard", "recompute", "schedule") or "overlap" in name:
+    if (
+        column is None
+        or not len(column)
+        or name in ("zero", "shard", "recompute", "schedule")
+        or "overlap" in name
+    ):
         return "leave a limit out to see what there is"
     values = np.unique(column)[:12].tolist()
     words = CHOICES.get(name)
@@ -386,7 +447,7 @@ def _left(space: Space, name: str) -> str:
 
 def selective_modules(model: ModelSpec) -> tuple[Module, ...]:
     """Modules that selective recompute may name in a model: those that some operator or saved tensor is part of."""
-    found: set[str] = set()
+    found: set[Module] = set()
     for kind in model.kinds:
         for block in model.blocks(kind):
             found |= {m for op in block.operators for m in op.drops}
@@ -395,9 +456,9 @@ def selective_modules(model: ModelSpec) -> tuple[Module, ...]:
     return tuple(m for m in MODULES if m in found)
 
 
-def common_modules(model: ModelSpec) -> tuple[str, ...]:
+def common_modules(model: ModelSpec) -> tuple[Module, ...]:
     """What selective recompute drops first: much memory for little time, as the published recipes do."""
-    named = dict.fromkeys(
+    named: dict[Module, None] = dict.fromkeys(
         m for layer in model.kinds for part in layer.parts for m in part.selective_modules()
     )
     if model.is_moe:
@@ -445,7 +506,8 @@ def _recomputes(q: Question, base: Plan) -> tuple[Recompute, ...]:
         useless = any(not any(m in d for d in frees) for m in names)
         if hit not in seen and (i < len(ran) or not useless or len(names) == 1):
             seen.add(hit)
-            out.append(Recompute(code=_SELECTIVE, mask=sum(1 << MODULES.index(m) for m in names)))
+            mask = sum(1 << MODULES.index(cast(Module, m)) for m in names)
+            out.append(Recompute(code=_SELECTIVE, mask=mask))
     out += [Recompute(code=_FULL, share=share) for share in SHARES]
     return tuple(r for r in out if r.code in left)
 
@@ -460,12 +522,10 @@ def _options(q: Question, base: Plan) -> Options:
     Traffic hides where the stack has it hidden: what does not hide is never faster. Expert traffic is tried both ways,
     since what hides it takes virtual stages and leaves out full recompute.
     """
-    inside = itertools.product(
-        _switch(q, "tp_overlap", [base.tp_overlap]),
-        _switch(q, "ep_overlap", [False, True] if q.model.is_moe else [False]),
-    )
-    ends = itertools.product(
-        *(_switch(q, n, [getattr(base, n)]) for n in ("grad_overlap", "param_overlap", "p2p_overlap"))
+    tp = _switch(q, "tp_overlap", [base.tp_overlap])
+    ep = _switch(q, "ep_overlap", [False, True] if q.model.is_moe else [False])
+    grad, param, send = (
+        _switch(q, name, [getattr(base, name)]) for name in ("grad_overlap", "param_overlap", "p2p_overlap")
     )
     shards = [0, 1, 4] if q.wide and "shard" not in q.limits.values else [0]
     shardings = [
@@ -477,9 +537,9 @@ def _options(q: Question, base: Plan) -> Options:
     return Options(
         schedules=tuple(q.limits.of("schedule", [_1F1B, _ZERO_BUBBLE, _DUALPIPE] if q.wide else [_1F1B])),
         shardings=tuple(shardings),
-        inside=tuple(inside),
+        inside=tuple(itertools.product(tp, ep)),
         recomputes=_recomputes(q, base),
-        ends=tuple(ends),
+        ends=tuple(itertools.product(grad, param, send)),
     )
 
 
@@ -502,7 +562,11 @@ def _allowed(q: Question, p: Plans, options: Options) -> tuple[Bools, Bools, Int
         _GPIPE: (p.pp > 1) & (p.vpp == 1),
         # both published forms: one chunk a rank, or two laid out as a V
         _ZERO_BUBBLE: (p.pp > 1) & (p.vpp <= 2),
-        _DUALPIPE: (p.pp > 1) & (p.pp % 2 == 0) & (p.vpp <= 2) & (micro >= 2 * p.pp) & ((p.vpp == 2) | (micro % 2 == 0)),
+        _DUALPIPE: (p.pp > 1)
+        & (p.pp % 2 == 0)
+        & (p.vpp <= 2)
+        & (micro >= 2 * p.pp)
+        & ((p.vpp == 2) | (micro % 2 == 0)),
     }
     schedule_ok = np.stack([runs[s] for s in options.schedules], axis=1)
     size = p.dp * p.cp
@@ -563,12 +627,16 @@ def _frames(q: Question, base: Plan) -> dict[str, Ints]:
     # one rank exchanges nothing, and the kind says nothing
     first = int(grid["cp_kind"].min(initial=len(CP_KINDS)))
     grid.keep((grid["cp"] > 1) | (grid["cp_kind"] == first))
-    sizes = [m for m in range(1, MAX_MICRO_BATCH + 1) if q.gbs % m == 0]
+    tried = load_tried().get(key_of(model, machine))
+    largest = max(MAX_MICRO_BATCH, tried.micro_batch if tried else 0)
+    sizes = [m for m in range(1, largest + 1) if q.gbs % m == 0]
     grid.cross("mbs", limits.of("mbs", sizes if q.wide else COMMON_MICRO_BATCHES))
     grid.keep(grid["mbs"] <= np.maximum(q.gbs // grid["dp"], 1))
     chunks = _virtual_stages(model.num_layers, np.unique(grid["pp"]).tolist()) if q.wide else COMMON_CHUNKS
     grid.cross("vpp", limits.of("vpp", chunks))
-    given = limits.allow("vpp", grid["vpp"]) if "vpp" in limits.values else np.zeros(len(grid["vpp"]), dtype=bool)
+    given = (
+        limits.allow("vpp", grid["vpp"]) if "vpp" in limits.values else np.zeros(len(grid["vpp"]), dtype=bool)
+    )
     grid.keep((grid["vpp"] == 1) | given | _chunks_make_sense(model.num_layers, grid["pp"], grid["vpp"]))
     grid.cross("ep", limits.of("ep", _divisors(num_experts, num_experts) if moe else [1]))
     widths = [e.ffn for e in moe]
@@ -634,6 +702,7 @@ __all__ = [
     "base_plan",
     "check_limits",
     "devices_for_states",
+    "every_plan",
     "max_tp",
     "selective_modules",
     "span",

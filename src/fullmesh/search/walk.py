@@ -59,7 +59,7 @@ class Walked:
         return int(self.kept.least_number[0])
 
     def leaders(self) -> tuple[Ints, Floats]:
-        """The best plan of every layout and its cost, those first whose cost is lowest with doubt about unseen pairs."""
+        """The best plan of every layout and its cost; first those that cost least with the doubt about unseen pairs."""
         kept = self.kept
         found = np.flatnonzero(kept.layout_number >= 0)
         keys = (kept.layout_number[found], kept.layout_memory[found], kept.layout_score[found])

@@ -158,9 +158,9 @@ def _ranges(name: str, limit: object) -> tuple[tuple[int, int], ...]:
         parts = [limit]
     words = list(field.choices) if field.kind == "choice" else ["off", "on"] if field.kind == "switch" else []
     found = []
+    if field.kind == "switch":
+        parts = [words[int(part)] if isinstance(part, bool) else part for part in parts]
     for part in parts:
-        if isinstance(part, bool) and field.kind == "switch":
-            part = words[int(part)]
         if words:
             if part not in words:
                 raise ScenarioError(
@@ -172,7 +172,12 @@ def _ranges(name: str, limit: object) -> tuple[tuple[int, int], ...]:
             found.append((words.index(str(part)), words.index(str(part))))
             continue
         match = re.fullmatch(r"(\d{1,18})?(\.\.)?(\d{1,18})?", str(part), re.ASCII)
-        if match is None or isinstance(part, bool) or not (match[1] or match[3]) or (match[3] and not match[2]):
+        if (
+            match is None
+            or isinstance(part, bool)
+            or not (match[1] or match[3])
+            or (match[3] and not match[2])
+        ):
             raise ScenarioError(
                 f"cannot read {_shown(part)} as {field.en.split(';')[0]}",
                 where=where,
@@ -184,7 +189,9 @@ def _ranges(name: str, limit: object) -> tuple[tuple[int, int], ...]:
             if end is not None:
                 field.check(int(end), where=where)
         if low > high:
-            raise ScenarioError(f"{low}..{high} holds nothing", where=where, expected="the smaller number first")
+            raise ScenarioError(
+                f"{low}..{high} holds nothing", where=where, expected="the smaller number first"
+            )
         found.append((low, high))
     if not found:
         raise ScenarioError("the limit holds nothing", where=where, expected="at least one value")
@@ -196,7 +203,11 @@ def _margin(value: float | str | None) -> float:
     if value is None:
         return 0.0
     match = re.fullmatch(rf"\s*{_NUMBER}\s*(%?)\s*", str(value), re.ASCII)
-    share = math.nan if match is None or isinstance(value, bool) else float(match[1]) / (100.0 if match[2] else 1.0)
+    share = (
+        math.nan
+        if match is None or isinstance(value, bool)
+        else float(match[1]) / (100.0 if match[2] else 1.0)
+    )
     if not 0.0 <= share < 1.0:
         raise ScenarioError(
             f"cannot read {_shown(value)} as a share of the memory",
@@ -370,7 +381,7 @@ def read_machines(
     chips: int | str | Sequence[int] | None = None,
     chip: str | None = None,
 ) -> list[Machine]:
-    """Machines by name or file (several in one text with commas), or as they are; with another ``chip`` in them if given.
+    """Machines by name or file (several in one text with commas), with another ``chip`` if given; or as they are.
 
     Raises
     ------

@@ -104,7 +104,9 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
             f"--{name.replace('_', '-')}",
             name,
             metavar="NAMES" if one_of else "NUMBERS",
-            help=f"Search these alone: {what}." if one_of else f"Search these {what} alone (8, or 1,2, or 4..16).",
+            help=f"Search these alone: {what}."
+            if one_of
+            else f"Search these {what} alone (8, or 1,2, or 4..16).",
         )(command)
     return command
 

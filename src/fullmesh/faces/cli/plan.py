@@ -53,8 +53,8 @@ from fullmesh.glossary import Language
 @click.option(
     "--wide",
     is_flag=True,
-    help="Search what few plans ever use too: every degree and micro-batch, contexts split at any length, experts split "
-    "by tensor, other dispatchers, shards inside a domain.",
+    help="Search the whole space, what few plans ever use too: every degree, micro-batch, schedule, ZeRO stage and way "
+    "to recompute, contexts split at any length, experts split by tensor, shards inside a domain.",
 )
 @software_option
 @profile_option
