@@ -65,7 +65,9 @@ def test_the_winner_is_the_best_of_all_plans_priced_one_by_one(model: ModelSpec,
     assert found.best is not None
     assert len(single) > 50
     fastest = min(e.step_s for e in single if isinstance(e, Estimate))
-    assert found.best.step_s <= fastest * (1 + 1e-12)
+    # what no result has tried may be faster, and then stands beside the best one
+    quickest = found.exploratory or found.best
+    assert quickest.step_s <= fastest * (1 + 1e-12)
     again = estimate(model, machine, found.best.plan)
     assert isinstance(again, Estimate)
     assert again.step_s == pytest.approx(found.best.step_s, rel=1e-12)

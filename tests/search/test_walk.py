@@ -44,8 +44,8 @@ def check(walked: Walked, plain: AllPlans) -> None:
     assert walked.num_priced == len(plain.numbers) == walked.space.num_plans
     assert walked.num_fitting == plain.fits.sum()
     row = {int(n): i for i, n in enumerate(plain.numbers)}
-    equal(plain.memory[row[walked.least_memory]], plain.memory.min())
     if not walked.num_fitting:
+        equal(plain.memory[row[walked.least_memory]], plain.memory.min())
         return
     equal(walked.fastest_cost, plain.cost[plain.feasible].min())
     equal(plain.cost[row[walked.fastest]], walked.fastest_cost)

@@ -78,7 +78,7 @@ class Kept(NamedTuple):
         Cost and bytes of the cheapest plan.
     fastest_number : int64, shape (1,)
     least : float64, shape (1,)
-        Bytes of the plan that needs least.
+        Bytes of the plan that needs least, where none fits.
     least_number : int64, shape (1,)
     roomy_cost : float64, shape (pairs,)
         Cost of the cheapest plan with memory to spare, by the number of missing pairs.
@@ -448,18 +448,20 @@ def _walk(start, stop, frames, rows, prices, terms, choices, aim, kept, work):  
     ways, num_inside, num_ends = len(choices.full), len(choices.tp_hides), len(choices.grad_hides)
     num_schedules, num_shardings = len(choices.schedule), len(choices.zero)
     capacity, roomy, per_device = aim.capacity[0], aim.roomy[0], aim.per_device[0]
+    num_full = 0
+    for r in range(ways):
+        num_full += choices.is_full[r]
     for f in range(start, stop):
-        _sum_stages(f, frames, rows, prices, work)
         _sum_bytes(f, frames, rows, prices, terms, choices, work)
-        _time_stages(f, 0, 0, frames, rows, prices, terms, choices, work)
         devices = frames.devices[f] if per_device else 1.0
         group = frames.group[f]
+        # stages are timed once something fits
+        summed, timed = False, False
         for z in range(num_shardings):
             if not choices.sharding_ok[f, z]:
                 continue
             version = 1 if choices.zero[z] == 3 else 0
-            if version == 1:
-                _time_stages(f, z, 1, frames, rows, prices, terms, choices, work)
+            gathered = False
             layout = 4 * frames.layout[f] + choices.zero[z]
             for s in range(num_schedules):
                 if not choices.schedule_ok[f, s]:
@@ -468,6 +470,15 @@ def _walk(start, stop, frames, rows, prices, terms, choices, aim, kept, work):  
                 fits = 0
                 for r in range(ways):
                     fits += work.memory[r] <= capacity
+                if fits > 0 and not summed:
+                    _sum_stages(f, frames, rows, prices, work)
+                    summed = True
+                if fits > 0 and not (gathered if version == 1 else timed):
+                    _time_stages(f, z, version, frames, rows, prices, terms, choices, work)
+                    if version == 1:
+                        gathered = True
+                    else:
+                        timed = True
                 for i in range(num_inside):
                     hides = choices.ep_hides[i] > 0.0
                     if hides and not (
@@ -476,17 +487,15 @@ def _walk(start, stop, frames, rows, prices, terms, choices, aim, kept, work):  
                     ):
                         continue
                     first = ((s * num_shardings + z) * num_inside + i) * ways
-                    for r in range(ways):
-                        if hides and choices.is_full[r]:
-                            continue
-                        kept.counts[PRICED] += num_ends
-                        number = (
-                            f * num_schedules * num_shardings * num_inside * ways + first + r
-                        ) * num_ends
-                        if _before(work.memory[r], 0.0, number, kept.least[0], 0.0, kept.least_number[0]):
-                            kept.least[0] = work.memory[r]
-                            kept.least_number[0] = number
+                    kept.counts[PRICED] += num_ends * (ways - num_full if hides else ways)
                     if fits == 0:
+                        # which plan is nearest to fitting is asked only where none fits
+                        if kept.counts[FITTING] == 0:
+                            for r in range(ways):
+                                if work.memory[r] < kept.least[0] and not (hides and choices.is_full[r]):
+                                    index = f * num_schedules * num_shardings * num_inside * ways + first + r
+                                    kept.least[0] = work.memory[r]
+                                    kept.least_number[0] = index * num_ends
                         continue
                     for e in range(num_ends):
                         _time_steps(f, s, z, i, e, version, frames, prices, terms, choices, work)

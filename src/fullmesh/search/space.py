@@ -642,9 +642,9 @@ def _frames(q: Question, base: Plan) -> dict[str, Ints]:
     widths = [e.ffn for e in moe]
     tensor = [t for t in _powers(min(MAX_ETP, max_tp(machine))) if all(w % t == 0 for w in widths)]
     grid.cross("etp", limits.of("etp", tensor if moe and q.wide else [1]))
-    # experts are not split further than everything else, unless a user asks for it
+    # experts are split as everything else or not at all, unless a user asks for it
     if "etp" not in limits.values:
-        grid.keep(grid["tp"] % grid["etp"] == 0)
+        grid.keep((grid["etp"] == 1) | (grid["etp"] == grid["tp"]))
     own = DISPATCHERS.index(base.dispatcher)
     ways = sorted({own, DISPATCHERS.index("alltoall")}) if moe and q.wide else [own]
     grid.cross("dispatcher", limits.of("dispatcher", ways))

@@ -55,7 +55,7 @@ class Walked:
 
     @property
     def least_memory(self) -> int:
-        """The plan that needs least memory, whether or not it fits."""
+        """The plan that needs least memory where none fits."""
         return int(self.kept.least_number[0])
 
     def leaders(self) -> tuple[Ints, Floats]:
