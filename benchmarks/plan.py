@@ -1,9 +1,9 @@
 """The planner: wide spaces searched cold, and the winner's place among its twenty by the replayed step.
 
 Each search runs in a fresh process as ``fullmesh plan --wide --json``, best of three; CPU time of the process (user and
-system) and the most memory that it held. What stands under ``search`` in the JSON is of the search alone: plans that break
-no rule, and how many of them a CPU second took. Run from the repository root: ``python benchmarks/plan.py``. Exits with 1
-when a bar is missed.
+system) and the most memory that it held. What stands under ``search`` in the JSON is of the search alone: plans that
+break no rule, and how many of them a CPU second took. Run from the repository root: ``python benchmarks/plan.py``.
+Exits with 1 when a bar is missed.
 """
 
 from __future__ import annotations
