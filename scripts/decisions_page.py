@@ -1,4 +1,4 @@
-"""Writes docs/decisions.md: the plans that publications ran, whether the search knows them, and what it would run instead.
+"""Writes docs/decisions.md: the plans that publications ran, whether the search knows them, and what it would run.
 
 ``python scripts/decisions_page.py`` writes it again; it takes some minutes, and ``--count`` prints the counts alone.
 """
@@ -30,15 +30,15 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "decisions.md"
 HEAD = """# What they ran, what we would run
 
 Written by `python scripts/decisions_page.py` from the published results of tier A. A plan *is in the space* if
-`fullmesh plan --wide` enumerates it with the software that the publication names; it *fits* if its predicted peak of memory
-does, and *may fit* if the 80 % interval of that peak reaches below the capacity: the run did fit.
+`fullmesh plan --wide` enumerates it with the software that the publication names; it *fits* if its predicted peak of
+memory does, and *may fit* if the 80 % interval of that peak reaches below the capacity: the run did fit.
 """
 TABLE = """## By setting
 
-A setting is a model on a machine with a batch, a sequence length, a precision and a stack; of several published plans the
-fastest counts. The gain is between two predictions: the step of the published plan over the step of ours, less one. Ours is
-the best plan of `fullmesh plan`, which published results speak for as far as the last column says: *supported* where none of
-its pairs of attributes is missing, else how many are. The exploratory plan is predicted fastest of all, whoever tried it.
+A setting is a model on a machine with a batch, a sequence length, a precision and a stack; of several published plans
+the fastest counts. The gain is between two predictions: the step of the published plan over the step of ours, less one.
+Ours is the best plan of `fullmesh plan`, which published results speak for as far as the last column says: *supported*
+where nothing of it is missing among them, else how much is. The exploratory plan is predicted fastest of all.
 """
 
 
@@ -93,8 +93,8 @@ def counts(cases: list[Case]) -> list[str]:
     inside = near + found["in the space, does not fit"]
     lines += [
         "",
-        f"In the space: {inside} of {total} ({inside / total:.1%}); of these fit {sure} ({sure / total:.1%}), within the "
-        f"error of the memory model {near} ({near / total:.1%}).",
+        f"In the space: {inside} of {total} ({inside / total:.1%}). In it and fitting: {sure} ({sure / total:.1%}), "
+        f"within the error of the memory model {near} ({near / total:.1%}).",
         "",
     ]
     return lines

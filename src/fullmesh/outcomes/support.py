@@ -250,11 +250,11 @@ def untried(model: ModelSpec, machine: Machine, p: Plans) -> tuple[tuple[str, Bo
     if found is None:
         return ()
     selective = p.recompute == RECOMPUTES.index("selective")
-    masks = [sum(1 << MODULES.index(name) for name in names) for names in found.modules]
+    seen = sum(1 << i for i, name in enumerate(MODULES) if any(name in names for names in found.modules))
     partial = (p.recompute == RECOMPUTES.index("full")) & (p.recompute_fraction < 1.0)
     named = np.where(p.recompute_modules == 0, 1 << MODULES.index("core_attn"), p.recompute_modules)
     return (
-        ("selective recompute of these modules", selective & ~np.isin(named, masks)),
+        ("selective recompute of such modules", selective & ((named & ~seen) != 0)),
         ("full recompute of a part of the layers", partial & (not found.share)),
         (f"a micro-batch beyond {found.micro_batch}", p.mbs > found.micro_batch),
         (f"more than {found.chunks} chunks a rank", (p.pp > 1) & (p.vpp > found.chunks)),

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,10 @@ from fullmesh.plan.feasible import Limit, violations
 from fullmesh.plan.plan import FIELDS, LARGEST, SIZE_RANGE
 from fullmesh.plan.software import Software, software_of
 from fullmesh.search.space import Limits, Question, Space, check_limits, devices_for_states, max_tp, span
-from fullmesh.search.walk import Walked, walk_space
 from fullmesh.workload import ModelSpec
+
+if TYPE_CHECKING:
+    from fullmesh.search.walk import Walked
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -285,6 +287,9 @@ def best_of(question: Question, *, top: int, replay: Replay | None = None) -> Se
 
     ``replay`` decides between those that are best by the closed form.
     """
+    # the loop loads its compiled code when it is imported
+    from fullmesh.search.walk import walk_space
+
     began_s = time.process_time()
     space: Space = explore(question)
     walked: Walked = walk_space(space, roomy_share=1.0 - MEMORY_MARGIN)

@@ -30,28 +30,30 @@ ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 
 FRAMEWORKS = ("megatron", "megatron-bridge", "mindspeed", "mindformers", "torchtitan", "deepspeed")
-# Axes of the search that may be limited, with what their options say; a test holds them against the fields of a plan.
-LIMITS = (
-    ("tp", "tensor-parallel degrees"),
-    ("cp", "context-parallel degrees"),
-    ("pp", "pipeline-parallel degrees"),
-    ("vpp", "chunks a pipeline rank"),
-    ("ep", "expert-parallel degrees"),
-    ("etp", "expert-tensor-parallel degrees"),
-    ("dp", "data-parallel degrees"),
-    ("zero", "ZeRO stages"),
-    ("shard", "devices that ZeRO shards over"),
-    ("mbs", "micro-batches"),
-    ("recompute", "none, selective, full"),
-    ("schedule", "1f1b, gpipe, zero-bubble, dualpipe"),
-    ("cp_kind", "ring, ulysses"),
-    ("tp_overlap", "on, off"),
-    ("grad_overlap", "on, off"),
-    ("param_overlap", "on, off"),
-    ("p2p_overlap", "on, off"),
-    ("ep_overlap", "on, off"),
-    ("dispatcher", "alltoall, deepep, hybridep, allgather"),
-)
+# Axes of the search that may be limited, with the names of what they may be; a test holds them against the fields of a
+# plan.
+_ON_OFF = ("on", "off")
+LIMITS: dict[str, tuple[str, ...]] = {
+    "tp": (),
+    "cp": (),
+    "pp": (),
+    "vpp": (),
+    "ep": (),
+    "etp": (),
+    "dp": (),
+    "zero": (),
+    "shard": (),
+    "mbs": (),
+    "recompute": ("none", "selective", "full"),
+    "schedule": ("1f1b", "gpipe", "zero-bubble", "dualpipe"),
+    "cp_kind": ("ring", "ulysses"),
+    "tp_overlap": _ON_OFF,
+    "grad_overlap": _ON_OFF,
+    "param_overlap": _ON_OFF,
+    "p2p_overlap": _ON_OFF,
+    "ep_overlap": _ON_OFF,
+    "dispatcher": ("alltoall", "deepep", "hybridep", "allgather"),
+}
 
 # Exit code where every plan breaks a limit: an answer, but not the one that was hoped for.
 NO_PLAN = 3
@@ -98,15 +100,14 @@ offload_option = click.option("--offload", is_flag=True, help="Consider optimize
 
 def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for each axis of the search: a value, several, or a range."""
-    for name, what in reversed(LIMITS):
-        one_of = what.count(",") > 0
+    for name, words in reversed(LIMITS.items()):
         command = click.option(
             f"--{name.replace('_', '-')}",
             name,
-            metavar="NAMES" if one_of else "NUMBERS",
-            help=f"Search these alone: {what}."
-            if one_of
-            else f"Search these {what} alone (8, or 1,2, or 4..16).",
+            metavar="|".join(words) if words else "NUMBERS",
+            help="Search plans with these alone."
+            if words
+            else "Search plans with these alone (8, or 1,2, or 4..16).",
         )(command)
     return command
 

@@ -87,7 +87,7 @@ def command(
     one_format(as_json, as_csv)
     if (export is None) != (to is None):
         raise click.UsageError("--export and --to go together")
-    question["limits"] = {name: question.pop(name) for name, _ in LIMITS}
+    question["limits"] = {name: question.pop(name) for name in LIMITS}
     found, took = searched(lambda: best_plans(**question), timing=not no_timing)
     if as_json:
         write_json(search_record(found, timing=not no_timing))
