@@ -24,9 +24,13 @@ from oracles.plans import AllPlans, all_plans
 ROOMY = 0.9
 # the two ways of adding up the same seconds differ by rounding
 EQUAL = 1e-12
+def _first_layers(model: ModelSpec, layers: int, mtp: int) -> ModelSpec:
+    return dataclasses.replace(model, layers=model.layers[:layers], mtp_layers=mtp)
+
+
 # kinds of layers, attention and ends of a model: dense, sparse, hybrid, tied, with MTP modules
 MODELS = {
-    name: dataclasses.replace(load_model(name).truncated(layers), mtp_layers=mtp)
+    name: _first_layers(load_model(name), layers, mtp)
     for name, layers, mtp in (
         ("llama-3.2-1b", 6, 0), ("mixtral-8x7b", 5, 0), ("deepseek-v3", 6, 1), ("nemotron-h-8b", 12, 0),
         ("gpt3-5b", 7, 0),
