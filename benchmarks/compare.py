@@ -13,7 +13,7 @@ import sys
 import time
 
 RUNS = 5
-BARS_S = {"import": 0.3, "help": 0.3, "compare": 5.0}
+BARS_S = {"import": 0.3, "help": 0.3, "compare": 1.5}
 COMMANDS = {
     "import": ["-c", "import fullmesh"],
     "help": ["-m", "fullmesh.faces.cli.main", "--help"],

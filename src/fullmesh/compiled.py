@@ -14,13 +14,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import math
 import os
 import pickle
 import sys
-from collections.abc import Callable
+import types as python_types
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit, types
 from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -112,14 +115,15 @@ class _CheckedFile(IndexDataCacheFile):
 class _Cache(FunctionCache):
     """Numba's cache of one function that goes out of date with its whole room, and that never stops a run."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], rooms: Sequence[str] = ()) -> None:
         super().__init__(function)
         source = Path(function.__code__.co_filename)
-        room = _PACKAGE / source.relative_to(_PACKAGE).parts[0]
+        own = _PACKAGE / source.relative_to(_PACKAGE).parts[0]
+        stamp = _stamp(own) if own.is_dir() else self._impl.locator.get_source_stamp()
         self._cache_file = _CheckedFile(
             cache_path=self._cache_path,
             filename_base=self._impl.filename_base,
-            source_stamp=_stamp(room) if room.is_dir() else self._impl.locator.get_source_stamp(),
+            source_stamp=(stamp, *(_stamp(_PACKAGE / room) for room in rooms)) if rooms else stamp,
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -149,13 +153,15 @@ class _Cache(FunctionCache):
             )
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Function, *, rooms: Sequence[str] = ()) -> Function:
     """Compile a function on first use and keep the result.
 
     Parameters
     ----------
     function : callable
         Array arguments alone or in named tuples, scalars; no other Python objects.
+    rooms : sequence of str
+        Further rooms that it takes parts from: it goes out of date with them too.
 
     Returns
     -------
@@ -165,7 +171,7 @@ def kernel(function: Function) -> Function:
     dispatcher = _njit(**_OPTIONS)(function)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"):
         try:
-            dispatcher._cache = _Cache(function)
+            dispatcher._cache = _Cache(function, rooms)
         except (RuntimeError, OSError, ValueError):  # no folder at all can be written
             _say("write", "no folder can be written to keep compiled code in; it is made in every run")
     return cast(Function, dispatcher)
@@ -190,3 +196,39 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
             tuple(_widened(arg) for arg in args), {name: _widened(arg) for name, arg in kws.items()}
         )
     return cast(Callable[..., Any], dispatcher)
+
+
+def _lower(a: Any, b: Any) -> Any:
+    return a if a < b else b
+
+
+def _higher(a: Any, b: Any) -> Any:
+    return a if a > b else b
+
+
+@functools.cache
+def _plain_numpy() -> python_types.ModuleType:
+    """What formulas take of NumPy, for plain numbers: its own functions there look for nan, and compile slowly."""
+    out = python_types.ModuleType("plain_numpy")
+    for name, function in (
+        ("minimum", inlined(_lower)), ("maximum", inlined(_higher)), ("sqrt", math.sqrt), ("log2", np.log2)
+    ):  # fmt: skip
+        setattr(out, name, function)
+    return out
+
+
+@functools.cache
+def part_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain formula as a part of kernels, with the formulas of its module that it calls.
+
+    The formula itself stays as it is, for columns.
+    """
+    parts = {**function.__globals__, "np": _plain_numpy()}
+    for name in function.__code__.co_names:
+        other = parts.get(name)
+        if isinstance(other, python_types.FunctionType) and other.__module__ == function.__module__:
+            parts[name] = part_of(other)
+    copy = python_types.FunctionType(
+        function.__code__, parts, function.__name__, function.__defaults__, function.__closure__
+    )
+    return inlined(copy)

@@ -539,10 +539,17 @@ class TestIntervals:
     def test_a_tenth_is_left_on_either_side(self, bias: float) -> None:
         pieces = normal_pieces(np.random.default_rng(6), 1500, 0.05, bias)
         noise, low, high = _ends(pieces)
-        z = np.concatenate([p.residual / np.sqrt(p.variance + noise**2) for p in pieces])
         edge = (1 - COVERAGE) / 2
-        assert (z < low).mean() == pytest.approx(edge, abs=0.003)
-        assert (z > high).mean() == pytest.approx(edge, abs=0.003)
+        below, above = [], []
+        for kind in ("configuration", "publisher"):
+            z = np.concatenate(
+                [p.residual / np.sqrt(p.variance + noise**2) for p in pieces if p.kind == kind]
+            )
+            below.append((z < low).mean())
+            above.append((z > high).mean())
+        # a tenth of the kind that needs more, less of the other
+        assert max(below) == pytest.approx(edge, abs=0.003)
+        assert max(above) == pytest.approx(edge, abs=0.003)
         assert np.sign(low + high) == np.sign(bias) or bias == 0.0
 
     def test_a_new_result_falls_inside_eight_times_of_ten(self) -> None:
@@ -554,7 +561,8 @@ class TestIntervals:
                 inside[kind].append(share)
         assert set(inside) == {"configuration", "publisher"}
         for shares in inside.values():
-            assert np.mean(shares) == pytest.approx(COVERAGE, abs=0.02)
+            # the end that reaches further holds for both kinds, so each is held a little oftener
+            assert COVERAGE - 0.01 <= np.mean(shares) <= COVERAGE + 0.04
 
     def test_noise_is_nothing_where_effects_explain_all_and_has_an_end(self) -> None:
         rng = np.random.default_rng(8)
@@ -563,14 +571,15 @@ class TestIntervals:
             pieces = [piece(residual, 0.1, "configuration", "0"), piece(residual, 0.1, "publisher", "a")]
             assert _ends(pieces)[0] == pytest.approx(expected, abs=1e-9)
 
-    def test_configurations_and_publishers_weigh_the_same(self) -> None:
+    @pytest.mark.parametrize("wide", ["configuration", "publisher"])
+    def test_an_end_reaches_as_far_as_the_kind_that_needs_more(self, wide: str) -> None:
         near = np.linspace(-0.1, 0.1, 5001)
-        far = np.linspace(-1, 1, 101)
-        noise, low, high = _ends([piece(near, 0.2, "configuration", "0"), piece(far, 0.2, "publisher", "a")])
-        # half of all weight lies within a tenth; a fifth of the other half is a tenth of all
+        far = np.linspace(-1, 1, 1001)
+        residual = {"configuration": near, "publisher": near} | {wide: far}
+        noise, low, high = _ends([piece(r, 0.2, kind, "0") for kind, r in residual.items()])
         scatter = np.sqrt(0.2**2 + noise**2)
-        assert low == pytest.approx(-0.6 / scatter, abs=0.03 / scatter)
-        assert high == pytest.approx(0.6 / scatter, abs=0.03 / scatter)
+        assert low == pytest.approx(-0.8 / scatter, abs=0.01 / scatter)
+        assert high == pytest.approx(0.8 / scatter, abs=0.01 / scatter)
 
     def test_a_piece_is_held_to_intervals_that_have_not_seen_it(self, table: CaseTable) -> None:
         even = np.linspace(-0.1, 0.1, 10)

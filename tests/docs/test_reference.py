@@ -51,7 +51,7 @@ def test_every_option_of_every_command(name: str) -> None:
         assert (option.help or "") in text
         if isinstance(option.type, click.Choice):
             assert "\\|".join(option.type.choices) in text
-    shown = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
+    shown = set(re.findall(r"^\| `(--[a-z0-9-]+)", text, re.MULTILINE))
     assert shown == {o.opts[0] for o in options}
     for argument in command.params:
         if isinstance(argument, click.Argument):

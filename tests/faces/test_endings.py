@@ -135,7 +135,7 @@ def test_no_plan_fits(command_line: CommandLine, scenario: Path) -> None:
     export = scenario.parent / "launch"
     code, out, err = command_line("plan", *arguments, "--json", "--export", "megatron", "--to", str(export))
     assert code == 3, err
-    assert json.loads(out)["plans_fitting"] == 0
+    assert json.loads(out)["search"]["fit"] == 0
     assert not export.exists()
     code, out, err = command_line("compare", *arguments, "--json")
     assert code == 3, err
@@ -161,6 +161,10 @@ def test_the_same_input_gives_the_same_bytes(command_line: CommandLine, scenario
         assert first[0] == 0
         timed = json.loads(command_line(*arguments)[1])
         timing = timed.pop("timing", {})
+        if arguments[0] == "plan":
+            # what a search took stands beside what it looked at
+            took = {key: timed["search"].pop(key) for key in ("cpu_s", "plans_per_cpu_s", "peak_bytes")}
+            assert all(isinstance(v, float) and v > 0 for v in took.values())
         assert timed == json.loads(first[1])
         assert all(isinstance(v, float) for v in timing.values())
         assert bool(timing) is (arguments[0] in ("simulate", "fabric"))

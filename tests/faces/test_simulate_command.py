@@ -277,6 +277,6 @@ def test_from_python(scenario: str) -> None:
     assert found.simulation.step_s > found.undisturbed_step_s  # type: ignore[union-attr]
 
 
-def test_a_comparison_does_without_the_compiler() -> None:
+def test_nothing_is_compiled_before_a_search_begins() -> None:
     code = "import sys, fullmesh.study.api, fullmesh.study.fields; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -27,7 +27,7 @@ from fullmesh.outcomes.support import (
 )
 from fullmesh.plan import Plan, Plans
 from fullmesh.search.engine import ask, search
-from fullmesh.search.space import candidates
+from fullmesh.search.space import every_plan
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers.huggingface import load_model
 
@@ -122,7 +122,7 @@ def test_sharded_parameters_of_experts_are_untried_on_cloudmatrix() -> None:
 @pytest.mark.parametrize("model", [LLAMA, MIXTRAL], ids=["dense", "moe"])
 def test_words_are_said_exactly_where_pairs_are_missing(name: str, model: ModelSpec) -> None:
     machine = load_machine(name, num_devices=72 if name == "gb200-nvl72" else 64)
-    plans = candidates(ask(model, machine, gbs=576, seq=4096)).plans
+    plans = every_plan(ask(model, machine, gbs=576, seq=4096))
     missing = num_missing(model, machine, plans)
     for i in range(0, len(plans), max(1, len(plans) // 60)):
         assert (missing[i] == 0) == (missing_words(model, machine, plans.plan(i)) == ()), plans.plan(i)

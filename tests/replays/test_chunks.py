@@ -17,7 +17,7 @@ from fullmesh.plan.software import software_of
 from fullmesh.replays.chunks import pipeline_costs, timeline_schedule
 from fullmesh.replays.links import sends_on_links
 from fullmesh.replays.replayed import Replayed, changes_between, replay_plan
-from fullmesh.search.space import Question, candidates
+from fullmesh.search.space import Question, every_plan
 from fullmesh.timeline.perturb import parse_perturbation
 from fullmesh.timeline.simulate import simulate
 from fullmesh.validate.score import score
@@ -54,7 +54,7 @@ def sample(num: int) -> Iterator[Estimate]:
             model=model, machine=machine, gbs=gbs, seq=seq, precision="bf16", num_devices=(devices,),
             software=software_of(machine),
         )  # fmt: skip
-        plans = candidates(question).plans
+        plans = every_plan(question)
         some = plans.take(rng.permutation(len(plans))[:200])
         priced_plans: Evaluation = evaluate(model, machine, some)
         fits = np.flatnonzero(priced_plans.fits)

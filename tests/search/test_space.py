@@ -20,7 +20,7 @@ from fullmesh.plan import Plans
 from fullmesh.plan.feasible import violations
 from fullmesh.search import search, software_of
 from fullmesh.search.engine import ask
-from fullmesh.search.space import Question, candidates, state_bytes
+from fullmesh.search.space import Question, every_plan
 from fullmesh.workload import MLP, Attention, Layer, ModelSpec, MoE
 from fullmesh.workload.readers.huggingface import load_model
 
@@ -58,14 +58,16 @@ def question(model: ModelSpec, machine: Machine, gbs: int = 32, precision: str =
 def test_the_winner_is_the_best_of_all_plans_priced_one_by_one(model: ModelSpec, name: str) -> None:
     machine = load_machine(name, num_devices=16)
     found = search(model, machine, gbs=32, seq=4096)
-    plans = candidates(question(model, machine)).plans
+    plans = every_plan(question(model, machine))
     single = [
         estimate(model, machine, plans.plan(i)) for i in range(0, len(plans), max(1, len(plans) // 150))
     ]
     assert found.best is not None
     assert len(single) > 50
     fastest = min(e.step_s for e in single if isinstance(e, Estimate))
-    assert found.best.step_s <= fastest * (1 + 1e-12)
+    # what no result has tried may be faster, and then stands beside the best one
+    quickest = found.exploratory or found.best
+    assert quickest.step_s <= fastest * (1 + 1e-12)
     again = estimate(model, machine, found.best.plan)
     assert isinstance(again, Estimate)
     assert again.step_s == pytest.approx(found.best.step_s, rel=1e-12)
@@ -73,7 +75,7 @@ def test_the_winner_is_the_best_of_all_plans_priced_one_by_one(model: ModelSpec,
 
 def test_one_plan_and_many_plans_are_priced_alike() -> None:
     machine = load_machine("gb200-nvl72", num_devices=64)
-    plans = candidates(question(EXPERTS, machine, gbs=64)).plans
+    plans = every_plan(question(EXPERTS, machine, gbs=64))
     many = evaluate(EXPERTS, machine, plans)
     for i in range(0, len(plans), max(1, len(plans) // 40)):
         one = evaluate(EXPERTS, machine, Plans.of([plans.plan(i)]), distinct=False)
@@ -85,14 +87,7 @@ def test_every_enumerated_plan_is_counted_once() -> None:
     machine = load_machine("h200", num_devices=64)
     found = search(EXPERTS, machine, gbs=64, seq=4096)
     assert found.num_fitting + sum(r.num_plans for r in found.rejected) == found.num_enumerated
-    assert violations(EXPERTS, machine, candidates(question(EXPERTS, machine, 64)).plans).ok.all()
-
-
-def test_the_memory_bound_never_drops_a_plan_that_fits() -> None:
-    machine = load_machine("cloudmatrix384", num_devices=32)
-    plans = candidates(question(EXPERTS, machine, 64)).plans
-    priced = evaluate(EXPERTS, machine, plans)
-    assert (state_bytes(EXPERTS, plans) <= priced.memory_bytes).all()
+    assert violations(EXPERTS, machine, every_plan(question(EXPERTS, machine, 64))).ok.all()
 
 
 def far_end_s(e: Estimate) -> float:
@@ -122,7 +117,7 @@ def test_the_fastest_prediction_steps_back_where_no_result_speaks_for_it() -> No
     assert fastest.step_s < best.step_s
     assert far_end_s(fastest) > far_end_s(best)
     # all plans priced: none is predicted faster than the exploratory one
-    plans = candidates(ask(model, machine, gbs=576, seq=4096)).plans
+    plans = every_plan(ask(model, machine, gbs=576, seq=4096))
     priced = evaluate(model, machine, plans)
     assert fastest.step_s == pytest.approx(priced.times.step_s[priced.fits].min(), rel=1e-12)
     assert found.against_best(found.exploratory) == pytest.approx(fastest.step_s / best.step_s - 1)
@@ -173,7 +168,7 @@ def test_a_batch_without_common_factor_is_refused_with_the_nearest() -> None:
 
 def test_offload_reaches_what_does_not_fit_otherwise() -> None:
     machine = load_machine("h200", num_devices=8)
-    least = evaluate(EXPERTS, machine, candidates(question(EXPERTS, machine, 8)).plans).memory_bytes.min()
+    least = evaluate(EXPERTS, machine, every_plan(question(EXPERTS, machine, 8))).memory_bytes.min()
     tight = dataclasses.replace(
         machine, chip=dataclasses.replace(machine.chip, hbm_bytes=0.98 * float(least))
     )
@@ -190,7 +185,7 @@ def test_more_bandwidth_is_never_slower(scale: float, tier: int, name: str) -> N
     tiers = list(machine.tiers)
     tiers[tier] = dataclasses.replace(tiers[tier], bytes_per_s=tiers[tier].bytes_per_s * scale)
     better = dataclasses.replace(machine, tiers=tuple(tiers))
-    plans = candidates(question(EXPERTS, machine, gbs=288)).plans
+    plans = every_plan(question(EXPERTS, machine, gbs=288))
     plans = plans.take(np.arange(0, len(plans), max(1, len(plans) // 300)))
     before = evaluate(EXPERTS, machine, plans).times.step_s
     after = evaluate(EXPERTS, better, plans).times.step_s

@@ -10,7 +10,18 @@ import pytest
 
 import fullmesh
 from fullmesh.errors import FullmeshError
-from fullmesh.study.options import read_batch, read_chips, read_machines, read_options, read_seq, read_tokens
+from fullmesh.faces.cli.options import LIMITS
+from fullmesh.plan.plan import CHOICES, FIELDS
+from fullmesh.search.space import LIMITED
+from fullmesh.study.options import (
+    read_batch,
+    read_chips,
+    read_limits,
+    read_machines,
+    read_options,
+    read_seq,
+    read_tokens,
+)
 
 CommandLine = Callable[..., tuple[int, str, str]]
 
@@ -139,7 +150,11 @@ def test_python_takes_the_options_of_its_command(command: str, function: str) ->
     options = {p.opts[0].removeprefix("--") for p in found.params if isinstance(p, click.Option)}
     assert ONLY_COMMANDS[command] <= options
     taken = set(inspect.signature(getattr(fullmesh, function)).parameters)
-    called = {"stragglers": "straggler", "every_rank": "every-rank"}
+    called = {"stragglers": "straggler", "every_rank": "every-rank", "memory_margin": "memory-margin"}
+    # an option for each axis on the command line, all of them in one mapping in Python
+    axes = {name.replace("_", "-") for name in LIMITS}
+    if axes <= options:
+        options = options - axes | {"limits"}
     arguments = {p.name for p in found.params if isinstance(p, click.Argument)}
     assert {
         called.get(name, name.replace("_", "-")) for name in taken
@@ -154,3 +169,75 @@ def test_simulate_in_python_replays_nothing_and_the_reference_says_so() -> None:
     section = page.partition("## Python")[2].partition("## Scenario files")[0]
     for word in ("`stragglers`", "`every_rank`", "`simulate`", "`write_trace`"):
         assert word in section
+
+
+def test_the_options_of_axes_are_the_axes_of_the_search() -> None:
+    assert tuple(LIMITS) == LIMITED
+    for name, words in LIMITS.items():
+        switch = ("on", "off") if FIELDS[name].kind == "switch" else ()
+        assert words == CHOICES.get(name, switch), name
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "ranges"),
+    [
+        ("tp", 8, ((8, 8),)),
+        ("tp", "1,2", ((1, 1), (2, 2))),
+        ("pp", "4..16", ((4, 16),)),
+        ("pp", "4..", ((4, 1_000_000_000),)),
+        ("pp", "..4, 16", ((0, 4), (16, 16))),
+        ("zero", (1, 3), ((1, 1), (3, 3))),
+        ("recompute", "none,selective", ((0, 0), (1, 1))),
+        ("ep_overlap", True, ((1, 1),)),
+        ("ep_overlap", "on,off", ((1, 1), (0, 0))),
+    ],
+)
+def test_limits_are_values_several_or_ranges(name: str, given: object, ranges: object) -> None:
+    assert read_limits({name: given}).values == {name: ranges}
+
+
+@pytest.mark.parametrize(
+    ("limits", "margin", "where", "expected"),
+    [
+        ({"tp": "x"}, None, "--tp", "a number, several"),
+        ({"tp": 0}, None, "--tp", "from 1"),
+        ({"tp": True}, None, "--tp", "a number, several"),
+        ({"zero": 4}, None, "--zero", "0, 1, 2 or 3"),
+        ({"pp": "8..4"}, None, "--pp", "smaller number first"),
+        ({"pp": ".."}, None, "--pp", "a number, several"),
+        ({"pp": ()}, None, "--pp", "at least one value"),
+        ({"schedule": "1f2b"}, None, "--schedule", "zero-bubble"),
+        ({"tp_overlap": "yes"}, None, "--tp-overlap", "off, on"),
+        ({"gbs": 8}, None, "limits", "one of tp, cp"),
+        ({}, "100%", "--memory-margin", "below 1"),
+        ({}, -0.1, "--memory-margin", "below 1"),
+        ({}, True, "--memory-margin", "below 1"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(limits: Any, margin: Any, where: str, expected: str) -> None:
+    with pytest.raises(FullmeshError) as error:
+        read_limits(limits, margin)
+    assert error.value.where == where
+    assert expected in error.value.expected
+
+
+def test_a_search_keeps_to_its_limits_and_says_which_leaves_nothing() -> None:
+    limits = {"tp": "2..4", "recompute": ("none", "full"), "zero": 1, "mbs": 1}
+    found = fullmesh.best_plans("llama-3-8b", "h200", chips=16, batch=64, limits=limits, memory_margin="20%")
+    assert found.ranked
+    for e in (*found.ranked, *found.pareto):
+        assert e.plan.tp in (2, 4)
+        assert e.plan.recompute != "selective"
+        assert (e.plan.zero, e.plan.mbs) == (1, 1)
+        assert e.memory_bytes <= 0.8 * e.capacity_bytes
+    with pytest.raises(FullmeshError) as error:
+        fullmesh.best_plans("llama-3-8b", "h200", chips=16, batch=64, limits={"tp": 7, "mbs": 1})
+    assert error.value.where == "--tp"
+    assert "1, 2, 4, 8" in error.value.hint
+
+
+def test_a_value_that_the_search_would_not_try_is_tried_when_asked_for() -> None:
+    found = fullmesh.best_plans(
+        "llama-3-8b", "h200", chips=16, batch=64, limits={"schedule": "gpipe", "pp": 4, "mbs": 1}
+    )
+    assert {e.plan.schedule for e in found.ranked} == {"gpipe"}

@@ -120,7 +120,7 @@ def _one_precision(
         groups.setdefault(key, []).append(i)
     for (pp, vpp, text), members in groups.items():
         layout = stage_layout(model, pp, vpp, text)
-        counts, index, multiplicity = _compositions(layout, distinct)
+        counts, index, multiplicity = compositions(layout, distinct)
         who = np.array(members)
         k = len(kinds)
         per_stage = np.einsum("sk,knc->nsc", counts[:, :k].astype(float), costs[:, who])
@@ -164,7 +164,7 @@ def _host_copies_s(machine: Machine, offloaded: Floats) -> Floats:
     return offloaded * (FP32_BYTES + BF16_BYTES) / rate
 
 
-def _compositions(layout: StageLayout, distinct: bool) -> tuple[Ints, Ints, Ints]:
+def compositions(layout: StageLayout, distinct: bool) -> tuple[Ints, Ints, Ints]:
     """Distinct rows of (layers by kind, embedding, head, mtp), the first rank of each, and how often it occurs."""
     table = np.column_stack([layout.counts, layout.embedding, layout.head, layout.mtp])
     if not distinct:
@@ -179,45 +179,22 @@ def _with_parameters(
 ) -> Stages:
     plan = rows["plan"].astype(np.int64)
     counts = rows["counts"].astype(np.int64)
-    kinds = model.kinds
-    k = len(kinds)
+    k = len(model.kinds)
     layers = counts[:, :k]
-    held = [layer_parameters(model, layer) for layer in kinds]
-    mtp_held = [layer_parameters(model, layer) for layer in model.prediction_block]
-    # an MTP module also projects the state and the next embedding, side by side, to the hidden size
-    mtp_dense = sum(p.dense for p in mtp_held) + 2.0 * model.hidden**2
-    tp, ep, etp = plans.tp[plan], plans.ep[plan], plans.etp[plan]
-    table = float(model.vocab * model.hidden)
-    # tied embeddings still live on both ends of a pipeline
-    tied_once = model.tied_embeddings & (plans.pp[plan] == 1)
-    vocab_tables = counts[:, k] + np.where(tied_once, 0, counts[:, k + 1])
-    products = (layers @ np.array([p.dense for p in held], dtype=float) + counts[:, k + 2] * mtp_dense) / tp
-    ends = model.learned_positions * model.hidden + model.other_parameters
-    dense = products + (vocab_tables * table + counts[:, k] * ends) / tp
-    experts = layers @ np.array([p.expert for p in held], dtype=float)
-    experts = (experts + counts[:, k + 2] * sum(p.expert for p in mtp_held)) / (ep * etp)
-    components = rows["components"].astype(np.float64)
-    _fsdp(components, machine, plans, plan, dense, experts)
-    gradient, parameter = _data_parallel(machine, plans, plan, dense, experts)
-    gradient = gradient + _tied_ends_s(model, machine, plans, plan, counts[:, k : k + 2])
-    frozen = plans.trainable[plan] == TRAINABLES.index("lora")
-    groups = reduction_groups(plans.take(plan))
-    sharded = plans.zero[plan] > 0
-    owned = dense / np.where(sharded, groups.shard, 1) + experts / np.where(sharded, groups.expert_shard, 1)
-    traffic = UPDATE_BYTES + 2.0 * plans.optimizer_bytes[plan]
-    optimizer = np.where(frozen, 0.0, owned * traffic / machine.chip.hbm_bytes_per_s)
-    optimizer = optimizer + np.where(
-        frozen, 0.0, _host_copies_s(machine, plans.offload_optimizer[plan] * owned)
+    dense, experts, products = held_parameters(
+        model, counts, plans.pp[plan], plans.tp[plan], plans.ep[plan] * plans.etp[plan]
     )
     p = plans.take(plan)
-    tokens = p.mbs * p.seq / p.cp / np.where(p.sequence_parallel, p.tp, 1)
-    send = np.where(
-        p.pp > 1,
-        collective_s(
-            machine, "send_recv", BF16_BYTES * tokens * model.hidden, np.minimum(p.pp, 2), p.tp * p.cp * p.dp
-        ),
-        0.0,
-    )
+    components = rows["components"].astype(np.float64)
+    sharded = p.zero == 3
+    if sharded.any():
+        gather_s, scatter_s = sharded_s(machine, p, dense, experts)
+        components[:, C.FSDP_F] = np.where(sharded, gather_s, 0.0)
+        components[:, C.FSDP_B] = np.where(sharded, gather_s + scatter_s, 0.0)
+    gradient, parameter = data_parallel_s(machine, p, dense, experts)
+    gradient = gradient + tied_ends_s(model, machine, p, counts[:, k] + counts[:, k + 1] > 0)
+    optimizer = optimizer_s(machine, p, dense, experts)
+    send = send_s(model, machine, p)
     return Stages(
         plan=plan,
         multiplicity=rows["multiplicity"].astype(np.int64),
@@ -231,20 +208,72 @@ def _with_parameters(
         dense_parameters=dense,
         expert_parameters=experts,
         product_parameters=products,
-        gradient_s=np.where(frozen, 0.0, gradient),
-        parameter_s=np.where(frozen, 0.0, parameter),
+        gradient_s=gradient,
+        parameter_s=parameter,
         optimizer_s=optimizer,
         send_s=send,
     )
 
 
-def _data_parallel(
-    machine: Machine, plans: Plans, plan: Ints, dense: Floats, experts: Floats
-) -> tuple[Floats, Floats]:
-    """Gradient reduction and parameter gathering once a step (ZeRO-3 gathers inside the layers instead)."""
-    p = plans.take(plan)
+def held_parameters(
+    model: ModelSpec, counts: Ints, pp: Ints, tp: Ints, expert_ranks: Ints
+) -> tuple[Floats, Floats, Floats]:
+    """Parameters that one rank of a stage holds before ZeRO shards them: dense ones, experts, dense ones of products.
+
+    Parameters
+    ----------
+    counts : int array, shape (S, K + 3)
+        Layers by kind, embeddings, heads and MTP modules of each stage.
+    pp, tp, expert_ranks : int array, shape (S,)
+        Stages, tensor-parallel ranks, and ranks that share the experts.
+    """
+    kinds = model.kinds
+    k = len(kinds)
+    layers = counts[:, :k]
+    held = [layer_parameters(model, layer) for layer in kinds]
+    mtp_held = [layer_parameters(model, layer) for layer in model.prediction_block]
+    # an MTP module also projects the state and the next embedding, side by side, to the hidden size
+    mtp_dense = sum(p.dense for p in mtp_held) + 2.0 * model.hidden**2
+    table = float(model.vocab * model.hidden)
+    # tied embeddings still live on both ends of a pipeline
+    tied_once = model.tied_embeddings & (pp == 1)
+    vocab_tables = counts[:, k] + np.where(tied_once, 0, counts[:, k + 1])
+    products = (layers @ np.array([p.dense for p in held], dtype=float) + counts[:, k + 2] * mtp_dense) / tp
+    ends = model.learned_positions * model.hidden + model.other_parameters
+    dense = products + (vocab_tables * table + counts[:, k] * ends) / tp
+    experts = layers @ np.array([p.expert for p in held], dtype=float)
+    experts = (experts + counts[:, k + 2] * sum(p.expert for p in mtp_held)) / expert_ranks
+    return dense, experts, products
+
+
+def optimizer_s(machine: Machine, p: Plans, dense: Floats, experts: Floats) -> Floats:
+    """Seconds in which a rank updates what it owns of these parameters, rows of plans."""
+    g = reduction_groups(p)
+    frozen = p.trainable == TRAINABLES.index("lora")
+    sharded = p.zero > 0
+    owned = dense / np.where(sharded, g.shard, 1) + experts / np.where(sharded, g.expert_shard, 1)
+    traffic = UPDATE_BYTES + 2.0 * p.optimizer_bytes
+    here = np.where(frozen, 0.0, owned * traffic / machine.chip.hbm_bytes_per_s)
+    return here + np.where(frozen, 0.0, _host_copies_s(machine, p.offload_optimizer * owned))
+
+
+def send_s(model: ModelSpec, machine: Machine, p: Plans) -> Floats:
+    """Seconds of one activation sent to the next stage."""
+    tokens = p.mbs * p.seq / p.cp / np.where(p.sequence_parallel, p.tp, 1)
+    one = collective_s(
+        machine, "send_recv", BF16_BYTES * tokens * model.hidden, np.minimum(p.pp, 2), p.tp * p.cp * p.dp
+    )
+    return np.where(p.pp > 1, one, 0.0)
+
+
+def data_parallel_s(machine: Machine, p: Plans, dense: Floats, experts: Floats) -> tuple[Floats, Floats]:
+    """Gradient reduction and parameter gathering once a step (ZeRO-3 gathers inside the layers instead).
+
+    Rows of plans with the parameters of a stage. What dense ones take and what experts take adds up.
+    """
     g = reduction_groups(p)
     grad = p.grad_bytes.astype(float)
+    frozen = p.trainable == TRAINABLES.index("lora")
 
     def over(kind: str, bytes_each: Floats, dense_ranks: Ints, expert_ranks: Ints) -> Floats:
         return _of_both(
@@ -261,7 +290,8 @@ def _data_parallel(
     scattered = over("reduce_scatter", grad, g.shard, g.expert_shard) + replicas
     reduce = np.where(p.zero > 0, scattered, over("all_reduce", grad, g.size, g.expert_size))
     gathered = np.where(p.zero > 0, over("all_gather", _gather_bytes(p), g.shard, g.expert_shard), 0.0)
-    return np.where(p.zero == 3, replicas, reduce), np.where(p.zero == 3, 0.0, gathered)
+    gradient = np.where(p.zero == 3, replicas, reduce)
+    return np.where(frozen, 0.0, gradient), np.where(frozen | (p.zero == 3), 0.0, gathered)
 
 
 def _of_both(
@@ -272,22 +302,24 @@ def _of_both(
     experts: tuple[Floats, Ints],
 ) -> Floats:
     """Seconds of a collective over bytes and ranks of dense weights, then over those of experts where there are any."""
-    out = collective_s(machine, kind, *dense, g.stride)
-    num_bytes, ranks = experts
-    return out + np.where(num_bytes > 0, collective_s(machine, kind, num_bytes, ranks, g.expert_stride), 0.0)
+    out = np.zeros(len(g.size))
+    for (num_bytes, ranks), stride in ((dense, g.stride), (experts, g.expert_stride)):
+        if num_bytes.any():
+            out = out + np.where(num_bytes > 0, collective_s(machine, kind, num_bytes, ranks, stride), 0.0)
+    return out
 
 
-def _tied_ends_s(
-    model: ModelSpec, machine: Machine, plans: Plans, plan: Ints, counts: Ints
+def tied_ends_s(
+    model: ModelSpec, machine: Machine, p: Plans, at_end: npt.NDArray[np.bool_]
 ) -> Floats | float:
-    """Both ends of a pipeline add up the gradients of the table that they share."""
+    """Both ends of a pipeline add up the gradients of the table that they share; ``at_end`` are stages that hold it."""
     if not model.tied_embeddings:
         return 0.0
-    p = plans.take(plan)
-    ends = (p.pp > 1) & (counts[:, 0] + counts[:, 1] > 0)
     table = p.grad_bytes * float(model.vocab * model.hidden) / p.tp
     stride = p.tp * p.cp * p.dp * np.maximum(p.pp - 1, 1)
-    return np.where(ends, collective_s(machine, "all_reduce", table, np.minimum(p.pp, 2), stride), 0.0)
+    frozen = p.trainable == TRAINABLES.index("lora")
+    each = collective_s(machine, "all_reduce", table, np.minimum(p.pp, 2), stride)
+    return np.where((p.pp > 1) & at_end & ~frozen, each, 0.0)
 
 
 def _gather_bytes(p: Plans) -> Floats:
@@ -295,14 +327,11 @@ def _gather_bytes(p: Plans) -> Floats:
     return np.where(p.fp8_params, 1.0, BF16_BYTES)
 
 
-def _fsdp(
-    components: Floats, machine: Machine, plans: Plans, plan: Ints, dense: Floats, experts: Floats
-) -> None:
-    """ZeRO-3: gather before forward and before backward, scatter gradients after it, every micro-batch."""
-    p = plans.take(plan)
-    sharded = p.zero == 3
-    if not sharded.any():
-        return
+def sharded_s(machine: Machine, p: Plans, dense: Floats, experts: Floats) -> tuple[Floats, Floats]:
+    """ZeRO-3: seconds of gathering parameters (before forward and before backward), and of scattering gradients.
+
+    Once for every micro-batch.
+    """
     g = reduction_groups(p)
 
     def over(kind: str, bytes_each: Floats) -> Floats:
@@ -310,11 +339,9 @@ def _fsdp(
             machine, kind, g, (dense * bytes_each, g.shard), (experts * bytes_each, g.expert_shard)
         )
 
-    gathered = over("all_gather", _gather_bytes(p))
     frozen = p.trainable == TRAINABLES.index("lora")
     scattered = np.where(frozen, 0.0, over("reduce_scatter", p.grad_bytes.astype(float)))
-    components[:, C.FSDP_F] = np.where(sharded, gathered, 0.0)
-    components[:, C.FSDP_B] = np.where(sharded, gathered + scattered, 0.0)
+    return over("all_gather", _gather_bytes(p)), scattered
 
 
 def _merge(pieces: list[tuple[npt.NDArray[np.intp], Stages]]) -> Stages:

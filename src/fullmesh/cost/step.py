@@ -7,7 +7,7 @@ ranks a million plans, prices one, and is differentiated when the effects are fi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,20 @@ import numpy.typing as npt
 
 from fullmesh.cost.components import FORWARD, RECOMPUTED, C
 from fullmesh.cost.effects import TermTable
+from fullmesh.cost.formulas import (
+    beyond_room_s,
+    bubble_s,
+    device_s,
+    doublings,
+    dualpipe_factor,
+    exposed_s,
+    gathered_s,
+    hidden_s,
+    sends_s,
+    slowed_s,
+    weight_share,
+    zero_bubble_factor,
+)
 from fullmesh.cost.stages import Stages
 from fullmesh.plan import SCHEDULES, Plans
 
@@ -90,13 +104,6 @@ PARTS = tuple(
 )
 
 
-def _longer(a: Floats, b: Floats) -> Floats:
-    """The longer of two durations, smooth where they are close: their 4-norm."""
-    a2, b2 = a * a, b * b
-    out: Floats = np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
-    return out
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
     """Seconds of one micro-batch on every stage row, by part.
@@ -155,13 +162,18 @@ class _Computation(NamedTuple):
         return _Passes(self.forward, self.all_s - self.forward)
 
 
+def speed_terms(term: Callable[[str], Floats], seq: npt.NDArray[np.int64]) -> tuple[Floats, ...]:
+    """By how much each kind of operator is slower in training than its kernel alone, in the order of ``FORWARD``."""
+    # tables and published kernels end at some length; what longer sequences gain is fitted, one exponent a family
+    reach = np.clip(seq / REFERENCE_TOKENS, 1.0 / LENGTH_RANGE, LENGTH_RANGE)
+    attention = term("attention") * reach ** (1.0 - term("attention_length"))
+    return term("linear"), term("expert"), attention, term("scan"), term("memory"), term("route")
+
+
 def _computation(stages: Stages, plans: Plans, term: Callable[[str], Floats]) -> _Computation:
     """Operators of every stage at the speed that published training reaches."""
     x = stages.components
-    # tables and published kernels end at some length; what longer sequences gain is fitted, one exponent a family
-    reach = np.clip(plans.seq[stages.plan] / REFERENCE_TOKENS, 1.0 / LENGTH_RANGE, LENGTH_RANGE)
-    attention = term("attention") * reach ** (1.0 - term("attention_length"))
-    slower = (term("linear"), term("expert"), attention, term("scan"), term("memory"), term("route"))
+    slower = speed_terms(term, plans.seq[stages.plan])
 
     def one(columns: tuple[C, ...]) -> Floats:
         return np.asarray(sum(factor * x[:, c] for factor, c in zip(slower, columns, strict=True)))
@@ -206,7 +218,6 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         np.where(getattr(plans, kind.switch)[i], term(kind.share), 0.0) if kind.switch else np.zeros(len(x))
         for kind in TRAFFIC
     ]
-    exposed, hidden = _behind_computation(traffic, shares, work.passes)
     # the device pauses between kernels; the host may take longer to issue them, and starts anew behind each wait
     wait = passes(term("sync") * plans.routing_syncs[i], C.SYNC_F, C.SYNC_B, C.SYNC_R)
     launches = passes(np.ones(len(x)), C.LAUNCH_F, C.LAUNCH_B, C.LAUNCH_R)
@@ -214,17 +225,18 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
     gap, beside = term("gap"), np.where(plans.fsdp_prefetch[i], term("overlap_fsdp"), 0.0)
     issue = np.where(plans.issue_ns[i] > 0, 1e-9 * plans.issue_ns[i], term("issue"))
     whole: list[Floats] = []
-    idle: Floats = np.zeros(len(x))
-    fsdp: Floats = np.zeros(len(x))
+    exposed: list[Floats] = [np.zeros(len(x)) for _ in TRAFFIC]
+    idle, fsdp, hidden = np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x))
     for p in range(2):
-        busy = sum((e[p] for e in exposed), work.passes[p])
-        device = _longer(busy + gap * launches[p], issue * launches[p]) + wait[p]
-        whole.append(_longer(device, beside * gather[p]) + (1 - beside) * gather[p])
-        idle = idle + (device - busy)
-        fsdp = fsdp + (whole[p] - device)
+        behind, part = hidden_s(work.passes[p], traffic[0][p], traffic[1][p], shares[0], shares[1])
+        left = [exposed_s(kind[p], share, part) for kind, share in zip(traffic, shares, strict=True)]
+        busy = sum(left, work.passes[p])
+        device = device_s(busy, launches[p], wait[p], gap, issue)
+        whole.append(gathered_s(device, gather[p], beside))
+        exposed = [a + b for a, b in zip(exposed, left, strict=True)]
+        idle, fsdp, hidden = idle + (device - busy), fsdp + (whole[p] - device), hidden + behind
     gathered = gather.forward + gather.backward
-    hidden = hidden + gathered - fsdp
-    slowed = term("contention") * np.minimum(np.maximum(hidden, 0.0), compute)
+    slowed = slowed_s(hidden + gathered - fsdp, compute, term("contention"))
     return StageTime(
         linear=work.linear,
         expert=work.expert,
@@ -234,7 +246,7 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         route=work.route,
         recompute=work.again,
         launch=idle + slowed,
-        **{kind.name: e.forward + e.backward for kind, e in zip(TRAFFIC, exposed, strict=True)},
+        **{kind.name: e for kind, e in zip(TRAFFIC, exposed, strict=True)},
         fsdp=fsdp,
         forward_s=whole[0],
         backward_s=whole[1] + slowed,
@@ -243,25 +255,6 @@ def stage_time(stages: Stages, plans: Plans, table: TermTable) -> StageTime:
         communication_s=sum((a + b for a, b in traffic), gathered),
         gather_s=gathered,
     )
-
-
-def _behind_computation(
-    traffic: Sequence[_Passes], shares: Sequence[Floats], room: _Passes
-) -> tuple[list[_Passes], Floats]:
-    """What is exposed of each kind of traffic, and what hides of all.
-
-    A share of the traffic hides behind computation, as far as there is computation: ``room``.
-    """
-    exposed = []
-    hidden = np.zeros_like(room.forward)
-    for p, free in enumerate(room):
-        wanted = sum(
-            (share * kind[p] for share, kind in zip(shares, traffic, strict=True)), np.zeros_like(free)
-        )
-        fits = np.minimum(1.0, free / np.maximum(wanted, 1e-30))
-        hidden = hidden + fits * wanted
-        exposed.append([kind[p] * (1.0 - fits * share) for share, kind in zip(shares, traffic, strict=True)])
-    return [_Passes(*both) for both in zip(*exposed, strict=True)], hidden
 
 
 def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
@@ -284,7 +277,7 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
     pp = plans.pp.astype(float)
     send_hidden = np.where(plans.p2p_overlap, table.column("overlap_send"), 0.0)
     one_send = table.column("send") * stages.max(stages.send_s)
-    send = np.where(pp > 1, one_send * (2.0 * vpp * micro * (1 - send_hidden) + 2.0 * (pp - 1)), 0.0)
+    send = np.where(pp > 1, sends_s(one_send, pp, vpp, micro, send_hidden), 0.0)
 
     gradient = table.column("gradient") * stages.max(stages.gradient_s)
     parameter = table.column("gradient") * stages.max(stages.parameter_s)
@@ -292,14 +285,13 @@ def step_time(stages: Stages, plans: Plans, table: TermTable) -> StepTime:
     # gradients hide behind the last backward pass, parameters behind the first forward pass
     room_b = t.backward_s[bottleneck] + 0.5 * bubble
     room_f = t.forward_s[bottleneck] + 0.5 * bubble
-    data_parallel = _exposed(gradient, np.where(plans.grad_overlap, overlap, 0.0), room_b) + _exposed(
-        parameter, np.where(plans.param_overlap, overlap, 0.0), room_f
-    )
+    data_parallel = beyond_room_s(
+        gradient, np.where(plans.grad_overlap, overlap, 0.0), room_b
+    ) + beyond_room_s(parameter, np.where(plans.param_overlap, overlap, 0.0), room_f)
     optimizer = table.column("optimizer") * stages.max(stages.optimizer_s)
     fixed = table.column("fixed")
     body = micro * longest + bubble + send + data_parallel + optimizer + fixed
-    doublings = np.maximum(np.log2(np.maximum(plans.num_devices, 1) / 8.0), 0.0)
-    straggler = body * table.column("straggler") * doublings
+    straggler = body * table.column("straggler") * doublings(plans.num_devices)
     # sharded parameters travel beside the exchange inside the layers, both behind the computation
     inside = t.communication_s - t.gather_s
     low = (
@@ -331,24 +323,19 @@ def _bubble_s(plans: Plans, others_s: Floats, t: StageTime, bottleneck: npt.NDAr
     """How long the bottleneck stage waits for the others, which take ``others_s`` together for one micro-batch."""
     pp = plans.pp.astype(float)
     longest = np.maximum((t.forward_s + t.backward_s)[bottleneck], 1e-30)
-    weight_share = np.clip(t.weight_s[bottleneck] / longest, 0.0, 0.45)
+    weights = weight_share(t.weight_s[bottleneck], longest)
     factor = np.select(
         [plans.schedule == SCHEDULES.index("zero-bubble"), plans.schedule == SCHEDULES.index("dualpipe")],
         [
-            1.0 - 2.0 * weight_share,
-            # (P/2 - 1) * (F&B + B - 3W) against (P - 1) * (F + B)
-            np.where(pp > 1, (pp / 2 - 1) / np.maximum(pp - 1, 1.0), 1.0)
-            * (1.0 + t.backward_s[bottleneck] / longest - 3.0 * weight_share),
+            zero_bubble_factor(weights),
+            np.where(
+                pp > 1,
+                dualpipe_factor(pp, t.backward_s[bottleneck], longest, weights),
+                1.0 + t.backward_s[bottleneck] / longest - 3.0 * weights,
+            ),
         ],
         1.0,
     )
     turns = np.where(plans.schedule == SCHEDULES.index("gpipe"), 1.0, plans.vpp.astype(float))
-    bubble: Floats = others_s / turns * np.maximum(factor, 0.0)
+    bubble: Floats = bubble_s(others_s, turns, factor)
     return bubble
-
-
-def _exposed(traffic: Floats, overlap: Floats, room: Floats) -> Floats:
-    """What of a transfer is not hidden: the part that never hides, and what exceeds the room to hide in."""
-    hideable = traffic * overlap
-    beyond = np.maximum(hideable - room, 0.0)
-    return traffic - hideable + beyond

@@ -22,6 +22,7 @@ from fullmesh.cost.effects import architecture_of, cores_of
 from fullmesh.cost.uncertainty import read_arrays
 from fullmesh.machine import Machine
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, RECIPES, RECOMPUTES, SCHEDULES, Plan, Plans
+from fullmesh.plan.plan import MODULES
 from fullmesh.workload import ModelSpec
 
 Bools = npt.NDArray[np.bool_]
@@ -32,6 +33,8 @@ DEVIATION_PER_PAIR = 0.1
 MOST_PAIRS = 10
 # By how much a predicted use of the peak may exceed the best published one before the result says so.
 MFU_MARGIN = 0.05
+# Pairs that count as missing for a setting that no result has at all: a value never seen has none of its pairs.
+PAIRS_OF_A_SETTING = MOST_PAIRS
 # What is known: for cores and kind of model, the pairs of attribute values that some result has.
 Known = Mapping[str, frozenset[tuple[str, str]]]
 
@@ -195,16 +198,85 @@ def beyond_published(machine: Machine, seq: int) -> str:
     return f"no published result {where} with a sequence beyond {longest:,} tokens; this one has {seq:,}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """How far published results of a key go where attributes do not look.
+
+    Parameters
+    ----------
+    modules : tuple of tuple of str
+        Sets of modules that selective recompute named.
+    share : bool
+        Whether full recompute took a part of the layers.
+    micro_batch, chunks : int
+        Most sequences of a micro-batch, and most chunks of a pipeline rank.
+    """
+
+    modules: tuple[tuple[str, ...], ...] = ()
+    share: bool = False
+    micro_batch: int = 0
+    chunks: int = 0
+
+
+def tried_by(plans: Sequence[Plan]) -> Tried:
+    """How far these plans go."""
+    # naming no module means the attention core
+    named = {
+        tuple(sorted(p.recompute_modules or ("core_attn",))) for p in plans if p.recompute == "selective"
+    }
+    return Tried(
+        modules=tuple(sorted(named)),
+        share=any(p.recompute == "full" and p.recompute_fraction < 1.0 for p in plans),
+        micro_batch=max((p.mbs for p in plans), default=0),
+        chunks=max((p.vpp for p in plans), default=0),
+    )
+
+
+@functools.cache
+def load_tried() -> Mapping[str, Tried]:
+    """How far the published results went that the shipped profile was fitted on."""
+    return {
+        key: Tried(**{**found, "modules": tuple(tuple(names) for names in found["modules"])})
+        for key, found in _document().get("tried", {}).items()
+    }
+
+
+def untried(model: ModelSpec, machine: Machine, p: Plans) -> tuple[tuple[str, Bools], ...]:
+    """Settings of plans that go beyond every published result, in words, and which plans have them.
+
+    Nothing is said of cores and kinds of model without any result: there every pair is missing already.
+    """
+    found = load_tried().get(key_of(model, machine))
+    if found is None:
+        return ()
+    selective = p.recompute == RECOMPUTES.index("selective")
+    seen = sum(1 << i for i, name in enumerate(MODULES) if any(name in names for names in found.modules))
+    partial = (p.recompute == RECOMPUTES.index("full")) & (p.recompute_fraction < 1.0)
+    named = np.where(p.recompute_modules == 0, 1 << MODULES.index("core_attn"), p.recompute_modules)
+    return (
+        ("selective recompute of such modules", selective & ((named & ~seen) != 0)),
+        ("full recompute of a part of the layers", partial & (not found.share)),
+        (f"a micro-batch beyond {found.micro_batch}", p.mbs > found.micro_batch),
+        (f"more than {found.chunks} chunks a rank", (p.pp > 1) & (p.vpp > found.chunks)),
+    )
+
+
 def num_missing(
     model: ModelSpec, machine: Machine, plans: Plans, known: Known | None = None
 ) -> npt.NDArray[np.int64]:
-    """Pairs of attributes of every plan that no result has, shape ``(num_plans,)``."""
+    """Pairs of attributes of every plan that no result has, shape ``(num_plans,)``.
+
+    With the shipped results also what none of them tried, as so many pairs (:func:`untried`).
+    """
     pairs = (load_known() if known is None else known).get(key_of(model, machine), frozenset())
     columns = attributes(model, machine, plans)
     missing = np.zeros(len(plans), dtype=np.int64)
     for a, b in itertools.combinations(columns, 2):
         table = np.array([[(x, y) not in pairs for y in b.values] for x in a.values], dtype=np.int64)
         missing += table[a.code, b.code]
+    if known is None:
+        for _, beyond in untried(model, machine, plans):
+            missing += PAIRS_OF_A_SETTING * beyond
     return missing
 
 
@@ -227,4 +299,6 @@ def missing_words(
         for a, b in itertools.combinations(values, 2)
         if a and b and a not in never and b not in never and (a, b) not in pairs
     ]
+    if known is None:
+        never += [words for words, beyond in untried(model, machine, Plans.of([plan])) if beyond[0]]
     return (*never, *apart)

@@ -74,8 +74,8 @@ class PlanField:
         return np.array([self.code(v) for v in values], dtype=_DTYPES[self.kind])
 
     def filled(self, value: Any, length: int) -> npt.NDArray[Any]:
-        """A column that holds one value ``length`` times."""
-        return np.repeat(self.column([value]), length)
+        """A column that holds one value ``length`` times, in the memory of one."""
+        return np.broadcast_to(self.column([value]), (length,))
 
     def cast(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Codes of any numeric type as the column's own type."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -96,22 +98,45 @@ class Pipeline:
 
 def pipeline_of(model: ModelSpec, machine: Machine, plan: Plan) -> Pipeline:
     """The stages and chunks of a plan with the terms that price them."""
-    schedule, num_virtual = timeline_schedule(plan)
-    plans = Plans.of([plan])
-    settings, index = settings_of(model, machine, plans)
+    return pipelines_of(model, machine, [plan])[0]
+
+
+def pipelines_of(model: ModelSpec, machine: Machine, plans: Sequence[Plan]) -> list[Pipeline]:
+    """The stages and chunks of several plans, priced together."""
+    schedules = [timeline_schedule(plan) for plan in plans]
+    columns = Plans.of(plans)
+    settings, index = settings_of(model, machine, columns)
     # a schedule that keeps no chunks apart takes the stages as they are
-    chunk_plan = plan
-    if num_virtual == plan.vpp:
-        chunk_plan = dataclasses.replace(plan, pp=plan.pp * num_virtual, vpp=1)
-    return Pipeline(
-        plan=plan,
-        schedule=schedule,
-        num_virtual=num_virtual,
-        whole=stage_table(model, machine, plans, distinct=False),
-        chunk_plan=chunk_plan,
-        chunks=stage_table(model, machine, Plans.of([chunk_plan]), distinct=False),
-        table=load_effects().table("step", settings, index),
-    )
+    chunk_plans = [
+        dataclasses.replace(plan, pp=plan.pp * num_virtual, vpp=1) if num_virtual == plan.vpp else plan
+        for plan, (_, num_virtual) in zip(plans, schedules, strict=True)
+    ]
+    whole = _apart(stage_table(model, machine, columns, distinct=False), len(plans))
+    chunks = _apart(stage_table(model, machine, Plans.of(chunk_plans), distinct=False), len(plans))
+    table = load_effects().table("step", settings, index)
+    return [
+        Pipeline(
+            plan=plan,
+            schedule=schedule,
+            num_virtual=num_virtual,
+            whole=whole[i],
+            chunk_plan=chunk_plans[i],
+            chunks=chunks[i],
+            table=TermTable(model="step", values=table.values[i : i + 1]),
+        )
+        for i, (plan, (schedule, num_virtual)) in enumerate(zip(plans, schedules, strict=True))
+    ]
+
+
+def _apart(stages: Stages, num_plans: int) -> list[Stages]:
+    """The stages of each plan as a table of their own."""
+    ends = np.searchsorted(stages.plan, np.arange(num_plans + 1))
+    names = [f.name for f in dataclasses.fields(Stages)]
+    out = []
+    for first, last in itertools.pairwise(ends.tolist()):
+        columns = {name: getattr(stages, name)[first:last] for name in names}
+        out.append(Stages(**{**columns, "plan": np.zeros(last - first, dtype=np.int64)}))
+    return out
 
 
 def pipeline_costs(

@@ -1,11 +1,13 @@
-"""Search: price every candidate, keep the best, the next really different one, the Pareto front and the reasons."""
+"""Search: all plans of a space priced, the best in full, the next really different one, the front and the reasons."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,6 @@ from fullmesh.machine import Machine
 from fullmesh.outcomes.caveats import caveats_of
 from fullmesh.outcomes.estimate import (
     Estimate,
-    Evaluation,
     Infeasible,
     estimates_of,
     evaluate,
@@ -26,7 +27,6 @@ from fullmesh.outcomes.estimate import (
 from fullmesh.outcomes.intervals import far_deviations, selection_variance, within_setting
 from fullmesh.outcomes.support import (
     beyond_published,
-    missing_variance,
     missing_words,
     nearest,
     num_missing,
@@ -36,20 +36,47 @@ from fullmesh.plan import RECIPES, Plan, Plans
 from fullmesh.plan.feasible import Limit, violations
 from fullmesh.plan.plan import FIELDS, LARGEST, SIZE_RANGE
 from fullmesh.plan.software import Software, software_of
-from fullmesh.search.space import Candidates, Question, candidates, devices_for_states, max_tp
+from fullmesh.search.space import Limits, Question, Space, check_limits, devices_for_states, max_tp, span
 from fullmesh.workload import ModelSpec
 
+if TYPE_CHECKING:
+    from fullmesh.search.walk import Walked
+
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+#: Steps of plans replayed task by task: given the plans, and by how much each one's value exceeds its predicted step;
+#: nan for plans that cannot come first.
+Replay = Callable[[ModelSpec, Machine, Sequence[Plan], Floats], Floats]
 
 OBJECTIVES = ("time", "energy", "money")
 # A plan that leaves less of the memory than this may not fit in truth: it is what the memory model may be off by.
 MEMORY_MARGIN = 0.08
 # Layouts of which the uncertainty is weighed, from the cheapest on.
 WEIGHED = 64
+# Of these the first so many are replayed, where a replay is at hand.
+REPLAYED = 20
 # Plans of the front of step time against memory that are kept.
 FRONT = 12
-# Plans priced at once: large enough to be quick, small enough to stay in cache and memory.
-CHUNK = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What a search took: CPU seconds of this process, and the most memory that it has held (nan where nobody says)."""
+
+    cpu_s: float
+    peak_bytes: float
+
+    @classmethod
+    def since(cls, began_s: float) -> Effort:
+        """The effort since ``time.process_time()`` was ``began_s``."""
+        peak = math.nan
+        if sys.platform != "win32":
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        return cls(cpu_s=time.process_time() - began_s, peak_bytes=peak)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +114,8 @@ class SearchResult(Result):
         Where the best plan leaves devices unused: the best one that uses all of them.
     ranked : tuple of Estimate
         The best plans, at most one for each layout (tp, cp, pp, ep, zero).
+    replayed_s : tuple of float
+        Their steps replayed task by task, which decides between the first of them; nan where none was replayed.
     pareto : tuple of Estimate
         Plans that no other beats in both step time and memory, fastest first, at most ``FRONT``; of those that miss
         no more published results than the best.
@@ -109,6 +138,8 @@ class SearchResult(Result):
     num_enumerated: int
     num_priced: int
     num_fitting: int
+    wide: bool
+    effort: Effort = dataclasses.field(compare=False)
     rejected: tuple[Rejection, ...]
     best: Estimate | None
     exploratory: Estimate | None
@@ -118,6 +149,7 @@ class SearchResult(Result):
     roomy: Estimate | None
     whole: Estimate | None
     ranked: tuple[Estimate, ...]
+    replayed_s: tuple[float, ...]
     pareto: tuple[Estimate, ...]
     num_ties: int
     tie_ratio: float
@@ -216,6 +248,8 @@ def search(
     top: int = 10,
     offload: bool = False,
     software: Software | None = None,
+    limits: Limits | None = None,
+    wide: bool = False,
 ) -> SearchResult:
     """The best plans for a model on a machine.
 
@@ -231,18 +265,50 @@ def search(
         Layouts to return.
     offload : bool
         Consider optimizer states in host memory.
+    limits : Limits, optional
+        What is left of the space.
+    wide : bool
+        Search what few plans ever use too, see :class:`fullmesh.search.space.Question`.
 
     Raises
     ------
     PlanError
-        The objective is unknown, or the batch does not divide on this machine.
+        The objective is unknown, the batch does not divide on this machine, or the limits leave no plan.
     """
     question = ask(
         model, machine, gbs=gbs, seq=seq, precision=precision, objective=objective, offload=offload,
-        software=software,
+        software=software, limits=limits, wide=wide,
     )  # fmt: skip
-    found = candidates(question)
-    return rank(question, found, price(question, found), top=top)
+    return best_of(question, top=top)
+
+
+def best_of(question: Question, *, top: int, replay: Replay | None = None) -> SearchResult:
+    """The answer to a question, stage by stage: the space, all of its plans priced, the best of them in full.
+
+    ``replay`` decides between those that are best by the closed form.
+    """
+    # the loop loads its compiled code when it is imported
+    from fullmesh.search.walk import walk_space
+
+    began_s = time.process_time()
+    space: Space = explore(question)
+    walked: Walked = walk_space(space, roomy_share=1.0 - MEMORY_MARGIN)
+    found: SearchResult = rank(question, walked, top=top, replay=replay)
+    return dataclasses.replace(found, effort=Effort.since(began_s))
+
+
+def explore(question: Question) -> Space:
+    """The space of a question.
+
+    Raises
+    ------
+    PlanError
+        The batch divides over no layout, or the user's limits leave no plan.
+    """
+    space = span(question)
+    _check_batch(question, space)
+    check_limits(question, space)
+    return space
 
 
 def ask(
@@ -255,6 +321,8 @@ def ask(
     objective: str = "time",
     offload: bool = False,
     software: Software | None = None,
+    limits: Limits | None = None,
+    wide: bool = False,
 ) -> Question:
     """The question of a search, with the precision that the chip has and the numbers of devices to consider.
 
@@ -284,54 +352,13 @@ def ask(
         offload=offload,
         objective=objective,
         substituted=substituted,
+        limits=limits or Limits(),
+        wide=wide,
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Priced:
-    """Every candidate with its price, columns of shape ``(num_plans,)``.
-
-    Parameters
-    ----------
-    step_s, memory_bytes, cost : float array
-        ``cost`` is what the objective saves: seconds, or device-seconds for energy and money.
-    fits : bool array
-    nearest : Infeasible or None
-        Where nothing fits, the plan that comes nearest.
-    """
-
-    step_s: Floats
-    memory_bytes: Floats
-    cost: Floats
-    fits: npt.NDArray[np.bool_]
-    nearest: Infeasible | None
-
-
-def price(q: Question, found: Candidates) -> Priced:
-    """Price every candidate.
-
-    Raises
-    ------
-    PlanError
-        The batch divides over no layout.
-    """
-    _check_batch(q, found)
-    evaluations = [
-        evaluate(q.model, q.machine, found.plans.take(np.arange(start, min(start + CHUNK, len(found.plans)))))
-        for start in range(0, len(found.plans), CHUNK)
-    ]
-    step, memory, fits = _joined(evaluations)
-    return Priced(
-        step_s=step,
-        memory_bytes=memory,
-        cost=step if q.objective == "time" else step * found.plans.num_devices,
-        fits=fits,
-        nearest=None if fits.any() else _closest(q, evaluations),
-    )
-
-
-def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchResult:
-    """The best plans of those priced, in full.
+def rank(q: Question, walked: Walked, *, top: int, replay: Replay | None = None) -> SearchResult:
+    """The best of all plans, in full.
 
     Parameters
     ----------
@@ -340,6 +367,7 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
     """
     if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= LARGEST:
         raise PlanError(f"number of plans = {top!r}", where="--top", expected=f"a whole number {SIZE_RANGE}")
+    space = walked.space
     nothing = SearchResult(
         model=q.model,
         machine=q.machine,
@@ -351,10 +379,12 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         objective=q.objective,
         software=q.software,
         caveats=caveats_of(q.machine, q.software.stack).notes,
-        num_enumerated=found.num_enumerated,
-        num_priced=len(priced.fits),
-        num_fitting=int(priced.fits.sum()),
-        rejected=_rejections(found, priced),
+        num_enumerated=space.num_enumerated,
+        num_priced=walked.num_priced,
+        num_fitting=walked.num_fitting,
+        wide=q.wide,
+        effort=Effort(cpu_s=math.nan, peak_bytes=math.nan),
+        rejected=_rejections(walked),
         best=None,
         exploratory=None,
         missing=(),
@@ -363,43 +393,43 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
         roomy=None,
         whole=None,
         ranked=(),
+        replayed_s=(),
         pareto=(),
         num_ties=0,
         tie_ratio=math.nan,
-        closest=priced.nearest,
+        closest=None,
     )
-    if priced.nearest is not None:
-        return nothing
-    plans, cost, feasible = found.plans, priced.cost, np.flatnonzero(priced.fits)
-    # the cheapest first; among equals the one that needs less memory, then the order of enumeration
-    order = feasible[np.lexsort((priced.memory_bytes[feasible], cost[feasible]))]
-    missing = num_missing(q.model, q.machine, plans)
-    leaders = _surest_first(q, plans, cost, missing, feasible)
-    best, fastest = int(leaders[0]), int(order[0])
-    proven = feasible[missing[feasible] <= missing[best]]
+    if walked.num_fitting == 0:
+        return dataclasses.replace(nothing, closest=_closest(q, walked))
+    leaders, cost, plans, replayed = _surest_first(q, walked, replay)
+    best, fastest = int(leaders[0]), walked.fastest
+    missing = num_missing(q.model, q.machine, space.plans(np.array([best, fastest])))
     spread = within_setting()
-    ties = int((np.log(cost[leaders] / cost[best]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
+    ties = int((np.log(cost / cost[0]) <= spread).sum()) - 1 if math.isfinite(spread) else 0
 
-    exploratory = fastest if cost[fastest] < cost[best] and missing[fastest] > missing[best] else None
-    others = (int(i) for i in leaders if i != exploratory)
-    second = next((i for i in others if _really_different(plans, i, best)), None)
-    room = proven[priced.memory_bytes[proven] <= (1.0 - MEMORY_MARGIN) * q.machine.chip.hbm_bytes]
-    roomy = None if best in room or not len(room) else int(room[np.argmin(cost[room])])
-    all_devices = plans.num_devices[leaders] == plans.num_devices[feasible].max()
+    exploratory = fastest if walked.fastest_cost < cost[0] and missing[1] > missing[0] else None
+    second = next(
+        (int(n) for i, n in enumerate(leaders) if n != exploratory and _really_different(plans, i, 0)), None
+    )
+    roomy = walked.roomy(int(missing[0]))
+    all_devices = plans.num_devices == plans.num_devices.max()
     whole = None if all_devices[0] else int(leaders[all_devices][0])
-    front = _pareto(priced.step_s, priced.memory_bytes, proven)
+    front = _pareto(*walked.front(int(missing[0])))
     chosen = dict.fromkeys((best, exploratory), selection_variance(ties + 1))
-    full = _estimates(q, plans, [*leaders[:top], *front, exploratory, second, roomy, whole], chosen)
+    full = _estimates(q, space, [*leaders[:top], *front, exploratory, second, roomy, whole], chosen)
+    if full[best].memory_bytes <= (1.0 - MEMORY_MARGIN) * q.machine.chip.hbm_bytes:
+        roomy = None
     return dataclasses.replace(
         nothing,
         best=full[best],
         exploratory=full.get(exploratory),
-        missing=() if exploratory is None else missing_words(q.model, q.machine, plans.plan(exploratory)),
-        unproven=missing_words(q.model, q.machine, plans.plan(best)),
+        missing=() if exploratory is None else missing_words(q.model, q.machine, full[exploratory].plan),
+        unproven=missing_words(q.model, q.machine, full[best].plan),
         second=full.get(second),
         roomy=full.get(roomy),
         whole=full.get(whole),
         ranked=tuple(full[int(i)] for i in leaders[:top]),
+        replayed_s=tuple(replayed[:top].tolist()),
         pareto=tuple(full[int(i)] for i in front),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,
@@ -407,39 +437,57 @@ def rank(q: Question, found: Candidates, priced: Priced, *, top: int) -> SearchR
 
 
 def _estimates(
-    q: Question, plans: Plans, index: Iterable[int | None], more: Mapping[int | None, float]
+    q: Question, space: Space, numbers: Iterable[int | None], more: Mapping[int | None, float]
 ) -> dict[int | None, Estimate]:
-    """The plans of these rows in full, priced together, by row; ``more`` is variance beyond their own."""
-    rows = sorted({int(i) for i in index if i is not None})
-    chosen = evaluate(q.model, q.machine, plans.take(np.array(rows, dtype=np.intp)), distinct=False)
+    """These plans in full, priced together, by number; ``more`` is variance beyond their own."""
+    rows = sorted({int(i) for i in numbers if i is not None})
+    plans = space.plans(np.array(rows, dtype=np.int64))
     extra = np.array([more.get(i, 0.0) for i in rows])
-    return dict(zip(rows, estimates_of(chosen, extra), strict=True))
+    priced = evaluate(q.model, q.machine, plans, distinct=False)
+    return dict(zip(rows, estimates_of(priced, extra), strict=True))
 
 
-def _surest_first(
-    q: Question, plans: Plans, cost: Floats, missing: npt.NDArray[np.int64], feasible: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
+def _surest_first(q: Question, walked: Walked, replay: Replay | None) -> tuple[Ints, Floats, Plans, Floats]:
     """The best plan of every layout, those in front whose cost is lowest at the far end of its interval.
 
-    The winner of thousands is predicted too fast by selection: a plan that leads by an effect that few results know, or
-    by a combination that none has, steps back behind one that many speak for.
+    The winner of millions is predicted too fast by selection: a plan that leads by an effect that few results know, or
+    by a combination that none has, steps back behind one that many speak for. Between the first ones the replayed step
+    decides instead of the closed form.
+
+    Returns
+    -------
+    numbers, cost, plans, replayed_s
+        Of each, in order.
     """
-    far = np.log(cost[feasible]) + far_deviations() * np.sqrt(missing_variance(missing[feasible]))
-    order = feasible[np.argsort(far, kind="stable")]
-    leaders = _first_of_each(_layout(plans, order), order)
-    chosen = leaders[:WEIGHED]
-    variance = log_variances(evaluate(q.model, q.machine, plans.take(chosen)))
-    if not np.isfinite(variance).all():
-        return leaders
-    far = np.log(cost[chosen]) + far_deviations() * np.sqrt(variance)
-    return np.concatenate([chosen[np.argsort(far, kind="stable")], leaders[WEIGHED:]])
+    leaders, cost = walked.leaders()
+    plans = walked.space.plans(leaders)
+    order = np.arange(len(leaders))
+    replayed = np.full(len(leaders), math.nan)
+    first = order[:WEIGHED]
+    priced = evaluate(q.model, q.machine, plans.take(first))
+    variance = log_variances(priced)
+    far = np.log(cost[first])
+    if np.isfinite(variance).all():
+        far = far + far_deviations() * np.sqrt(variance)
+        order[: len(first)] = first[np.argsort(far, kind="stable")]
+        far = np.sort(far, kind="stable")
+    if replay is not None:
+        few = order[:REPLAYED]
+        step = priced.times.step_s[few]
+        doubt = np.exp(far[: len(few)]) / step
+        replayed[few] = replay(q.model, q.machine, [plans.plan(int(i)) for i in few], doubt)
+        value = doubt * np.where(np.isnan(replayed[few]), step, replayed[few])
+        # what could not come first stays behind what was replayed
+        order[: len(few)] = few[np.lexsort((value, np.isnan(replayed[few])))]
+    return leaders[order], cost[order], plans.take(order), replayed[order]
 
 
-def _rejections(found: Candidates, priced: Priced) -> tuple[Rejection, ...]:
+def _rejections(walked: Walked) -> tuple[Rejection, ...]:
     """How many plans broke which limit first, the most frequent first."""
-    rejected = dict(found.rejected)
-    if not priced.fits.all():
-        rejected["memory"] = rejected.get("memory", 0) + int((~priced.fits).sum())
+    rejected = dict(walked.space.rejected)
+    too_large = walked.num_priced - walked.num_fitting
+    if too_large:
+        rejected["memory"] = rejected.get("memory", 0) + too_large
     return tuple(
         Rejection(reason=k, num_plans=v, meaning=_MEANING[k])
         for k, v in sorted(rejected.items(), key=lambda item: -item[1])
@@ -455,10 +503,10 @@ def _sizes(machine: Machine, objective: str) -> tuple[int, ...]:
     return tuple(sorted(sizes, reverse=True))
 
 
-def _check_batch(q: Question, found: Candidates) -> None:
+def _check_batch(q: Question, found: Space) -> None:
     """Refuse a batch that no layout with data parallelism can divide."""
     n = q.machine.num_devices
-    if found.batch_allows_dp or q.gbs == 1 or n <= max_tp(q.machine):
+    if found.batch_allows_dp or q.gbs == 1 or n <= max_tp(q.machine) or q.limits.values:
         return
     near = _nearest_batch(q)
     raise PlanError(
@@ -479,59 +527,37 @@ def _nearest_batch(q: Question) -> list[int]:
     return [b for b in (below, below + step) if b > 0]
 
 
-def _joined(evaluations: list[Evaluation]) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    if not evaluations:
-        return np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
-    return (
-        np.concatenate([e.times.step_s for e in evaluations]),
-        np.concatenate([e.memory_bytes for e in evaluations]),
-        np.concatenate([e.fits for e in evaluations]),
-    )
-
-
-def _layout(p: Plans, index: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """What makes two plans the same layout, one row a plan."""
-    return np.column_stack([c[index] for c in (p.tp, p.cp, p.pp, p.ep, p.etp, p.zero, p.dp)])
-
-
-def _first_of_each(keys: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The first of ``order`` for each distinct key, in order."""
-    _, first = np.unique(keys, axis=0, return_index=True)
-    return order[np.sort(first)]
-
-
 def _really_different(p: Plans, i: int, best: int) -> bool:
     return any(column[i] != column[best] for column in (p.tp, p.cp, p.pp, p.zero))
 
 
-def _pareto(step: Floats, memory: Floats, feasible: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+def _pareto(step: Floats, memory: Floats, number: Ints) -> list[int]:
     """Plans up to twice the best step time that no other beats in both; a gain below 2 % of memory is none."""
-    near = feasible[step[feasible] <= 2.0 * step[feasible].min()]
-    order = near[np.lexsort((memory[near], step[near]))]
-    kept = []
+    order = np.lexsort((number, memory, step))
+    order = order[step[order] <= 2.0 * step.min()]
+    kept: list[int] = []
     lowest = math.inf
-    floor = np.minimum.accumulate(memory[order])
-    # only the rows where the running minimum falls can be on the front
-    falls = np.flatnonzero(np.diff(floor, prepend=math.inf) < 0)
-    for i in order[falls]:
+    for i in order:
         if memory[i] < 0.98 * lowest:
-            kept.append(int(i))
+            kept.append(int(number[i]))
             lowest = float(memory[i])
-    return np.array(kept[:FRONT], dtype=np.intp)
+    return kept[:FRONT]
 
 
-def _closest(q: Question, evaluations: list[Evaluation]) -> Infeasible:
+def _closest(q: Question, walked: Walked) -> Infeasible:
     """The plan that comes nearest to fitting, with the limit that it breaks."""
-    if evaluations:
-        nearest = min(evaluations, key=lambda e: float(e.memory_bytes.min()))
-        i = int(np.argmin(nearest.memory_bytes))
-        limit = memory_limit(nearest, i)
+    if walked.num_priced:
+        nearest = evaluate(q.model, q.machine, walked.space.plans(np.array([walked.least_memory])))
+        limit = memory_limit(nearest, 0)
         least = devices_for_states(q.model, q.machine.chip.hbm_bytes)
         if least > q.machine.num_devices:
             more = f"more devices (weights, gradients and optimizer states alone fill {least:,})"
             levers = tuple(more if lever == "more devices" else lever for lever in limit.levers)
             limit = dataclasses.replace(limit, levers=levers)
-        return Infeasible(model=q.model, machine=q.machine, plan=nearest.plans.plan(i), limit=limit)
+        if q.limits.memory_margin:
+            where = f"{limit.where}, with {q.limits.memory_margin:.0%} of the memory left free"
+            limit = dataclasses.replace(limit, available=q.capacity_bytes, where=where)
+        return Infeasible(model=q.model, machine=q.machine, plan=nearest.plans.plan(0), limit=limit)
     plan = Plan(gbs=q.gbs, seq=q.seq, precision=q.precision, dp=q.machine.num_devices)
     broken = violations(q.model, q.machine, Plans.of([plan])).limits[0]
     limit = broken or Limit(

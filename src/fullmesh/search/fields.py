@@ -22,8 +22,24 @@ from fullmesh.workload.parameters import parameter_counts
 PLAN_CSV_COLUMNS = ("rank", "plan", "devices", *FIELDS, *ESTIMATE_COLUMNS)
 
 
-def search_record(found: SearchResult) -> dict[str, Any]:
-    """What a search found."""
+def effort_record(found: SearchResult, *, timing: bool) -> dict[str, Any]:
+    """How many plans a search looked at and, with ``timing``, what that took."""
+    out: dict[str, Any] = {
+        "plans": found.num_enumerated,
+        "priced": found.num_priced,
+        "fit": found.num_fitting,
+        "wide": found.wide,
+    }
+    if timing:
+        took = found.effort
+        out["cpu_s"] = took.cpu_s
+        out["plans_per_cpu_s"] = found.num_priced / took.cpu_s if took.cpu_s > 0 else None
+        out["peak_bytes"] = took.peak_bytes if math.isfinite(took.peak_bytes) else None
+    return out
+
+
+def search_record(found: SearchResult, *, timing: bool = True) -> dict[str, Any]:
+    """What a search found; without ``timing`` the same question gives the same record."""
     counts = parameter_counts(found.model)
     return {
         "model": found.model.id,
@@ -39,13 +55,12 @@ def search_record(found: SearchResult) -> dict[str, Any]:
         "objective": found.objective,
         "software": found.software.label,
         "stack": found.software.stack,
-        "plans_enumerated": found.num_enumerated,
-        "plans_priced": found.num_priced,
-        "plans_fitting": found.num_fitting,
+        "search": effort_record(found, timing=timing),
         "rejected": [dataclasses.asdict(r) for r in found.rejected],
         "ties": found.num_ties,
         "tie_ratio": found.tie_ratio if math.isfinite(found.tie_ratio) else None,
         "ranked": [estimate_record(e) for e in found.ranked],
+        "replayed_step_s": [None if math.isnan(s) else s for s in found.replayed_s],
         "notes": list(found.notes),
         "exploratory": None if found.exploratory is None else estimate_record(found.exploratory),
         "exploratory_missing": list(found.missing) if found.exploratory is not None else [],

@@ -136,18 +136,36 @@ def best_plans(
     offload: bool = False,
     software: str | Path | Software | None = None,
     profile: str | Path | None = None,
+    limits: Mapping[str, Any] | None = None,
+    memory_margin: float | str | None = None,
+    chip: str | None = None,
+    wide: bool = False,
 ) -> SearchResult:
     """The best plans for a model on one machine, ties, Pareto front, and why the rest was rejected.
 
-    Parameters are those of :func:`compare`; ``top`` is the number of layouts, ``offload`` considers optimizer states
-    in host memory.
+    Parameters are those of :func:`compare`, and
+
+    Parameters
+    ----------
+    top : int
+        Layouts to return.
+    limits : mapping, optional
+        What is left of the axes of the search, by field of a plan: ``{"tp": 8, "pp": "4..16", "recompute": ("none",
+        "selective")}``.
+    memory_margin : float or str, optional
+        Share of the memory that a plan leaves free (``"10%"``).
+    chip : str, optional
+        Another chip of the catalog in the machine.
+    wide : bool
+        Search what few plans ever use too: every micro-batch and degree, contexts split at any length, experts split by
+        tensor, other dispatchers, shards inside a domain.
 
     Raises
     ------
     FullmeshError
         As :func:`compare`.
     """
-    named = read_machines(on, chips)
+    named = read_machines(on, chips, chip)
     if len(named) > 1:
         raise ScenarioError(
             f"{len(named)} machines are named",
@@ -157,8 +175,9 @@ def best_plans(
         )
     with personal_profile(profile):
         options = read_options(
-            batch=batch, seq=seq, precision=precision, objective=objective, offload=offload, software=software
-        )
+            batch=batch, seq=seq, precision=precision, objective=objective, offload=offload, software=software,
+            limits=limits, memory_margin=memory_margin, wide=wide,
+        )  # fmt: skip
         return pipeline.search_machine(read_model(model), named[0], options, top=top)
 
 

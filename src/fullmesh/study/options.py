@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from fullmesh.catalog import Price, load_prices
 from fullmesh.cost.effects import known_stacks
 from fullmesh.errors import CatalogError, ScenarioError, did_you_mean
 from fullmesh.machine import Machine, load_machine
 from fullmesh.machine.software import load_software
+from fullmesh.plan.declare import LARGEST
 from fullmesh.plan.plan import FIELDS
 from fullmesh.plan.software import CAPABILITIES, Software, read_software
 from fullmesh.reading import is_file
 from fullmesh.search import OBJECTIVES
+from fullmesh.search.space import LIMITED, Limits
 from fullmesh.study.sizing import BASES
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers.huggingface import load_model
@@ -49,6 +52,10 @@ class Options:
     offload : bool
     software : Software or None
         What the plans are for instead of each machine's own.
+    limits : Limits
+        What is left of the space of plans.
+    wide : bool
+        Search what few plans ever use too.
     """
 
     gbs: int | None
@@ -60,6 +67,8 @@ class Options:
     num_tokens: float
     offload: bool
     software: Software | None = None
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    wide: bool = False
 
 
 def read_options(
@@ -72,6 +81,9 @@ def read_options(
     tokens: float | str = DEFAULT_TOKENS,
     offload: bool = False,
     software: str | Path | Software | None = None,
+    limits: Mapping[str, Any] | None = None,
+    memory_margin: float | str | None = None,
+    wide: bool = False,
 ) -> Options:
     """Check the options that commands and functions share.
 
@@ -100,7 +112,110 @@ def read_options(
         num_tokens=read_tokens(tokens),
         offload=bool(offload),
         software=named_software(software),
+        limits=read_limits(limits or {}, memory_margin),
+        wide=bool(wide),
     )
+
+
+def read_limits(given: Mapping[str, Any], memory_margin: float | str | None = None) -> Limits:
+    """What a user leaves of the space of plans.
+
+    Parameters
+    ----------
+    given : mapping of str to limit
+        By field of a plan: a value, several (``(1, 2)`` or ``"1,2"``), or from one to another (``"4..16"``); choices by
+        name, switches as ``on`` and ``off``. None says nothing.
+    memory_margin : float or str, optional
+        Share of the memory that a plan leaves free: ``0.1`` or ``"10%"``.
+
+    Raises
+    ------
+    FullmeshError
+        An axis that cannot be limited, or a value that it cannot have; the message says what it can.
+    """
+    values: dict[str, tuple[tuple[int, int], ...]] = {}
+    for name, limit in given.items():
+        if name not in LIMITED:
+            raise ScenarioError(
+                f"{_shown(name)} is no axis of the search",
+                where="limits",
+                expected="one of " + ", ".join(LIMITED),
+                hint=did_you_mean(str(name)[:50], list(LIMITED)),
+            )
+        if limit is not None:
+            values[name] = _ranges(name, limit)
+    return Limits(values=values, memory_margin=_margin(memory_margin))
+
+
+def _ranges(name: str, limit: object) -> tuple[tuple[int, int], ...]:
+    """Ranges of the values of a field, of choices by their codes."""
+    field, where = FIELDS[name], f"--{name.replace('_', '-')}"
+    if isinstance(limit, str):
+        parts: list[object] = [part.strip() for part in limit.split(",")]
+    elif isinstance(limit, Sequence):
+        parts = list(limit)
+    else:
+        parts = [limit]
+    words = list(field.choices) if field.kind == "choice" else ["off", "on"] if field.kind == "switch" else []
+    found = []
+    if field.kind == "switch":
+        parts = [words[int(part)] if isinstance(part, bool) else part for part in parts]
+    for part in parts:
+        if words:
+            if part not in words:
+                raise ScenarioError(
+                    f"cannot read {_shown(part)} as {field.en.split(';')[0]}",
+                    where=where,
+                    expected="one or several of " + ", ".join(words),
+                    hint=did_you_mean(str(part)[:50], words),
+                )
+            found.append((words.index(str(part)), words.index(str(part))))
+            continue
+        match = re.fullmatch(r"(\d{1,18})?(\.\.)?(\d{1,18})?", str(part), re.ASCII)
+        if (
+            match is None
+            or isinstance(part, bool)
+            or not (match[1] or match[3])
+            or (match[3] and not match[2])
+        ):
+            raise ScenarioError(
+                f"cannot read {_shown(part)} as {field.en.split(';')[0]}",
+                where=where,
+                expected="a number, several (1,2), or from one to another (4..16)",
+            )
+        low = int(match[1]) if match[1] else 0
+        high = int(match[3]) if match[3] else LARGEST if match[2] else low
+        for end in (match[1], match[3]):
+            if end is not None:
+                field.check(int(end), where=where)
+        if low > high:
+            raise ScenarioError(
+                f"{low}..{high} holds nothing", where=where, expected="the smaller number first"
+            )
+        found.append((low, high))
+    if not found:
+        raise ScenarioError("the limit holds nothing", where=where, expected="at least one value")
+    return tuple(found)
+
+
+def _margin(value: float | str | None) -> float:
+    """A share of the memory to leave free."""
+    if value is None:
+        return 0.0
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(%?)\s*", str(value), re.ASCII)
+    share = (
+        math.nan
+        if match is None or isinstance(value, bool)
+        else float(match[1]) / (100.0 if match[2] else 1.0)
+    )
+    if not 0.0 <= share < 1.0:
+        raise ScenarioError(
+            f"cannot read {_shown(value)} as a share of the memory",
+            where="--memory-margin",
+            expected="from 0 to below 1, or per cent",
+            hint="for instance 10%",
+        )
+    return share
 
 
 def named_software(value: str | Path | Software | None) -> Software | None:
@@ -262,9 +377,11 @@ def read_chips(value: int | str | Sequence[int] | None, num_machines: int) -> li
 
 
 def read_machines(
-    on: str | Machine | Sequence[str | Machine], chips: int | str | Sequence[int] | None = None
+    on: str | Machine | Sequence[str | Machine],
+    chips: int | str | Sequence[int] | None = None,
+    chip: str | None = None,
 ) -> list[Machine]:
-    """Machines by name or file (several in one text with commas), or as they are.
+    """Machines by name or file (several in one text with commas), with another ``chip`` if given; or as they are.
 
     Raises
     ------
@@ -283,8 +400,14 @@ def read_machines(
             "no machine is named", where="--on", hint="name some with --on, for instance gb200-nvl72,h200"
         )
     counts = read_chips(chips, len(names))
+    if chip is not None and any(isinstance(n, Machine) for n in names):
+        raise ScenarioError(
+            "another chip for a machine that is given as it is", where="--chip", expected="a machine by name"
+        )
     return [
-        (n if c is None else n.resized(c)) if isinstance(n, Machine) else load_machine(n, num_devices=c)
+        (n if c is None else n.resized(c))
+        if isinstance(n, Machine)
+        else load_machine(n, num_devices=c, chip=chip)
         for n, c in zip(names, counts, strict=True)
     ]
 

@@ -5,9 +5,9 @@
     size_machines                   Machines, basis                Machines of comparable size
     choose_batch                    ModelSpec, Machines, Options   Batch
     ask                             ModelSpec, Machine, Batch      Question
-    candidates                      Question                       Candidates: plans that break no rule
-    price                           Question, Candidates           Priced: columns of seconds and bytes
-    rank                            Question, Candidates, Priced   SearchResult: the best plans as Estimates
+    explore                         Question                       Space: frames that break no rule, their options
+    walk_space                      Space                          Walked: what matters of all plans priced
+    rank                            Question, Walked               SearchResult: the best plans as Estimates
     weigh                           SearchResult, tokens, Prices   Column: waterfall, money, time of a run
     side_by_side                    Columns                        Comparison: ratios, ties, reasons
     replanner                       Estimate                       Planner: its job on fewer devices
@@ -31,8 +31,8 @@ from fullmesh.errors import PlanError
 from fullmesh.machine import Machine
 from fullmesh.outcomes.estimate import Estimate, Infeasible, estimate
 from fullmesh.plan.software import CAPABILITIES, Software
-from fullmesh.search.engine import Priced, SearchResult, ask, price, rank
-from fullmesh.search.space import Candidates, Question, candidates
+from fullmesh.search.engine import SearchResult, ask, best_of
+from fullmesh.search.space import Question
 from fullmesh.study.batch import Batch, choose_batch
 from fullmesh.study.compare import Column, Comparison, side_by_side, weigh
 from fullmesh.study.options import Options
@@ -61,21 +61,19 @@ def ask_about(model: ModelSpec, machine: Machine, batch: Batch, options: Options
         objective=options.objective,
         offload=options.offload,
         software=options.software,
+        limits=options.limits,
+        wide=options.wide,
     )
     return dataclasses.replace(question, batch_note=batch.note)
 
 
-def best_of(question: Question, *, top: int) -> SearchResult:
-    """The best plans for one question."""
-    found: Candidates = candidates(question)
-    priced: Priced = price(question, found)
-    return rank(question, found, priced, top=top)
-
-
 def search_machine(model: ModelSpec, machine: Machine, options: Options, *, top: int) -> SearchResult:
-    """The best plans for a model on one machine."""
+    """The best plans for a model on one machine, the first of them by their replay."""
+    # the timeline loads its compiled kernels when it is imported
+    from fullmesh.replays.order import replayed_s
+
     batch: Batch = choose_batch(model, [machine], options)
-    return best_of(ask_about(model, machine, batch, options), top=top)
+    return best_of(ask_about(model, machine, batch, options), top=top, replay=replayed_s)
 
 
 def replanner(e: Estimate) -> Planner:

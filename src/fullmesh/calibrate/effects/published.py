@@ -43,8 +43,16 @@ from fullmesh.evidence.published import (
 from fullmesh.evidence.results import ResultRow
 from fullmesh.files import write_bytes, write_json
 from fullmesh.outcomes.intervals import FewShot
-from fullmesh.outcomes.support import Neighbour, key_of, neighbour_arrays, seen_pairs, values_of
-from fullmesh.plan import RECIPES
+from fullmesh.outcomes.support import (
+    Neighbour,
+    Tried,
+    key_of,
+    neighbour_arrays,
+    seen_pairs,
+    tried_by,
+    values_of,
+)
+from fullmesh.plan import RECIPES, Plan
 from fullmesh.workload.flops import model_flop_per_token
 
 Floats = npt.NDArray[np.float64]
@@ -71,6 +79,8 @@ class StepFit:
         What one and three configurations of a left-out publisher are worth.
     support : mapping
         Pairs of attributes of plans that some result has, by cores and kind of model.
+    tried : mapping
+        How far the plans go where attributes do not look, by the same.
     neighbours : tuple of Neighbour
         Results to name as the nearest to a plan.
     longest_seq : mapping of str to int
@@ -90,6 +100,7 @@ class StepFit:
     memory_intervals: MemoryFit | None
     few_shot: Mapping[str, tuple[FewShot, ...]]
     support: Mapping[str, set[tuple[str, str]]]
+    tried: Mapping[str, Tried]
     neighbours: tuple[Neighbour, ...]
     longest_seq: Mapping[str, int]
     best_mfu: Mapping[str, float]
@@ -169,6 +180,7 @@ def fit_published(rows: Sequence[ResultRow], progress: Progress = lambda _: None
         ),
         few_shot=few,
         support=_support(table, use),
+        tried=_tried(table, use),
         neighbours=_neighbours(table, use),
         longest_seq=_longest_seq(table, use),
         best_mfu=_best_mfu(table, published, use),
@@ -213,6 +225,15 @@ def _kernels(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, list[str
         if setting.kernels != UNKNOWN:
             out.setdefault(setting.cores, set()).add(setting.kernels)
     return {cores: sorted(found) for cores, found in sorted(out.items())}
+
+
+def _tried(table: CaseTable, use: npt.NDArray[np.bool_]) -> dict[str, Tried]:
+    """How far the plans go that were fitted on, by cores and kind of model."""
+    plans: dict[str, list[Plan]] = {}
+    for case, used in zip(table.cases, use, strict=True):
+        if used:
+            plans.setdefault(key_of(case.model, case.machine), []).append(case.plan)
+    return {key: tried_by(found) for key, found in sorted(plans.items())}
 
 
 def _neighbours(table: CaseTable, use: npt.NDArray[np.bool_]) -> tuple[Neighbour, ...]:
@@ -313,6 +334,7 @@ def write_step_fit(fit: StepFit, rows: Sequence[ResultRow], folder: Path, date: 
             "pairs": {
                 key: [list(pair) for pair in sorted(found)] for key, found in sorted(fit.support.items())
             },
+            "tried": {key: dataclasses.asdict(found) for key, found in fit.tried.items()},
         },
     )
     write_json(

@@ -22,6 +22,7 @@ NEEDED = {
     "numba": "replay and fabric, compiled",
     "click": "the command line",
     "rich": "tables",
+    "pyyaml": "launch files in YAML",
 }
 # distribution -> (what it adds, what to install)
 OPTIONAL = {

@@ -30,6 +30,52 @@ ENGINES = ("maxplus", "event", "contention", "fabric")
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8-block", "mxfp8", "nvfp4", "int8")
 
 FRAMEWORKS = ("megatron", "megatron-bridge", "mindspeed", "mindformers", "torchtitan", "deepspeed")
+# Axes of the search that may be limited, with the names of what they may be; a test holds them against the fields of a
+# plan.
+_ON_OFF = ("on", "off")
+LIMITS: dict[str, tuple[str, ...]] = {
+    "tp": (),
+    "cp": (),
+    "pp": (),
+    "vpp": (),
+    "ep": (),
+    "etp": (),
+    "dp": (),
+    "zero": (),
+    "shard": (),
+    "mbs": (),
+    "recompute": ("none", "selective", "full"),
+    "schedule": ("1f1b", "gpipe", "zero-bubble", "dualpipe"),
+    "cp_kind": ("ring", "ulysses"),
+    "tp_overlap": _ON_OFF,
+    "grad_overlap": _ON_OFF,
+    "param_overlap": _ON_OFF,
+    "p2p_overlap": _ON_OFF,
+    "ep_overlap": _ON_OFF,
+    "dispatcher": ("alltoall", "deepep", "hybridep", "allgather"),
+}
+
+_LIMITED = {
+    "tp": "Only these tensor-parallel degrees: 8, or 1,2, or 4..16.",
+    "cp": "Only these context-parallel degrees.",
+    "pp": "Only these numbers of pipeline stages.",
+    "vpp": "Only these numbers of model chunks on a stage.",
+    "ep": "Only these expert-parallel degrees.",
+    "etp": "Only these expert-tensor-parallel degrees.",
+    "dp": "Only these data-parallel degrees.",
+    "zero": "Only these ZeRO stages, 0 to 3.",
+    "shard": "Only these numbers of devices that ZeRO shards over; 0: all.",
+    "mbs": "Only these micro-batches, in sequences.",
+    "recompute": "Only these ways to recompute.",
+    "schedule": "Only these pipeline schedules.",
+    "cp_kind": "Only these ways to exchange a split context.",
+    "tp_overlap": "Tensor-parallel traffic hides, or does not.",
+    "grad_overlap": "The reduction of gradients hides, or does not.",
+    "param_overlap": "The gathering of parameters hides, or does not.",
+    "p2p_overlap": "Pipeline sends hide, or do not.",
+    "ep_overlap": "The exchange of experts hides, or does not.",
+    "dispatcher": "Only these ways for tokens to reach their experts.",
+}
 
 # Exit code where every plan breaks a limit: an answer, but not the one that was hoped for.
 NO_PLAN = 3
@@ -72,6 +118,18 @@ profile_option = click.option(
     "--profile", metavar="FILE", help="A personal profile from `fullmesh calibrate results`."
 )
 offload_option = click.option("--offload", is_flag=True, help="Consider optimizer states in host memory.")
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each axis of the search: a value, several, or a range."""
+    for name, words in reversed(LIMITS.items()):
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            metavar="|".join(words) if words else "NUMBERS",
+            help=_LIMITED[name],
+        )(command)
+    return command
 
 
 def tell(text: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from fullmesh.faces.cli.options import (
     FRAMEWORKS,
+    LIMITS,
     NO_PLAN,
     PRECISIONS,
     InputFile,
@@ -17,6 +18,7 @@ from fullmesh.faces.cli.options import (
     batch_option,
     json_option,
     lang_option,
+    limit_options,
     objective_option,
     offload_option,
     one_format,
@@ -45,6 +47,15 @@ from fullmesh.glossary import Language
 @objective_option
 @click.option("--top", type=int, default=10, show_default=True, help="Layouts to list.")
 @offload_option
+@limit_options
+@click.option("--memory-margin", metavar="SHARE", help="Memory that a plan leaves free at least (10%).")
+@click.option("--chip", metavar="NAME", help="Another chip of the catalog in the machine.")
+@click.option(
+    "--wide",
+    is_flag=True,
+    help="Search the whole space, what few plans ever use too: every degree, micro-batch, schedule, ZeRO stage and way "
+    "to recompute, contexts split at any length, experts split by tensor, shards inside a domain.",
+)
 @software_option
 @profile_option
 @click.option(
@@ -70,15 +81,16 @@ def command(
     from fullmesh.faces.cli.model_notes import say_notes
     from fullmesh.faces.cli.plan_report import report
     from fullmesh.faces.cli.tables import show, write_csv, write_json
-    from fullmesh.search.fields import PLAN_CSV_COLUMNS
+    from fullmesh.search.fields import PLAN_CSV_COLUMNS, search_record
     from fullmesh.study.api import best_plans, export_launch
 
     one_format(as_json, as_csv)
     if (export is None) != (to is None):
         raise click.UsageError("--export and --to go together")
+    question["limits"] = {name: question.pop(name) for name in LIMITS}
     found, took = searched(lambda: best_plans(**question), timing=not no_timing)
     if as_json:
-        write_json(found.to_dict())
+        write_json(search_record(found, timing=not no_timing))
     elif as_csv:
         write_csv(PLAN_CSV_COLUMNS, found.to_rows())
     else:
