@@ -24,6 +24,8 @@ from oracles.plans import AllPlans, all_plans
 ROOMY = 0.9
 # the two ways of adding up the same seconds differ by rounding
 EQUAL = 1e-12
+
+
 def _first_layers(model: ModelSpec, layers: int, mtp: int) -> ModelSpec:
     return dataclasses.replace(model, layers=model.layers[:layers], mtp_layers=mtp)
 
