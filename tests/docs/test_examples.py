@@ -21,6 +21,7 @@ from fullmesh.machine import load_machine
 from fullmesh.outcomes.estimate import Estimate
 from fullmesh.plan.software import read_software
 from fullmesh.study.scenario import load_scenario
+from fullmesh.study.sweep.grid import read_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 # the page on fabrics has its own test; what it shows needs files of its own
@@ -91,12 +92,15 @@ def test_python_blocks_run(block: str, in_a_copy: Path, capsys: pytest.CaptureFi
 
 
 def test_files_shown_can_be_read(tmp_path: Path) -> None:
-    kinds = {"plan": 0, "tier": 0, "options": 0}
+    kinds = {"plan": 0, "tier": 0, "options": 0, "grid": 0}
     for number, (page, block) in enumerate(blocks("toml")):
         path = tmp_path / f"{number}.toml"
         path.write_text(block, encoding="utf-8")
         keys = set(tomllib.loads(block))
-        if "plan" in keys:
+        if "grid" in keys:
+            assert len(read_grid(path).points) == 65, page
+            kinds["grid"] += 1
+        elif "plan" in keys:
             assert load_scenario(path).plan.num_devices == 16, page
             kinds["plan"] += 1
         elif "options" in keys:
@@ -105,7 +109,7 @@ def test_files_shown_can_be_read(tmp_path: Path) -> None:
         else:
             assert load_machine(str(path)).num_devices == 64, page
             kinds["tier"] += 1
-    assert kinds == {"plan": 1, "tier": 1, "options": 1}
+    assert kinds == {"plan": 1, "tier": 1, "options": 1, "grid": 1}
     for number, (_, block) in enumerate(blocks("csv")):
         path = tmp_path / f"{number}.csv"
         path.write_text(block, encoding="utf-8")

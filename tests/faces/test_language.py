@@ -25,11 +25,13 @@ from fullmesh.glossary import load_glossary
 from fullmesh.language.rendering import render
 from fullmesh.language.sentences import SENTENCES, entries, is_prose, templates
 from fullmesh.language.wrapping import wrapped
+from fullmesh.study.sweep.journal import header
 
 CommandLine = Callable[..., tuple[int, str, str]]
 LAUNCH = str(Path(__file__).parents[2] / "docs" / "examples" / "llama-3-8b.sh")
 ROOT = Path(fullmesh.__file__).parent
 EXAMPLE = str(Path(__file__).parents[2] / "docs" / "examples" / "deepseek-v3-cloudmatrix384.toml")
+GRID = str(Path(__file__).parent / "sizes.toml")
 HOLE = re.compile(r"\{=?(\d+)\}")
 # parts of the file whose entries are put together at run time, or are said by others
 NOT_IN_THE_SOURCE = (
@@ -263,6 +265,7 @@ SHOWN = [
     ["goodput", "llama-3-8b", "--on", "h100", "--units", "8", "--tokens", "1T", "--policy", "all",
      "--power-cap", "500W", "--site", "2MW", "--grid", "400"],
     ["goodput", "deepseek-v3", "--on", "cloudmatrix384", "--units", "2", "--tokens", "1T"],
+    ["sweep", GRID, "--out", "rows.csv", "--no-timing"],
     ["compare", "llama-3-8b", "--on", "h100,gb200", "--chips", "72", "--run", "1T"],
     ["simulate", EXAMPLE, "--straggler", "rank=17:1.2"],
     ["check", EXAMPLE, "--step-time", "300s"],
@@ -297,8 +300,9 @@ NAMES = re.compile(
 
 @pytest.mark.parametrize("args", SHOWN, ids=lambda a: " ".join(Path(x).name for x in a)[:60] or "help")
 def test_no_line_of_a_command_is_english(
-    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, args: list[str]
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "500")
     quoted = tables._spoken
 
@@ -344,6 +348,11 @@ MISTAKES = [
     "catalog model nothing", "catalog model llama-3-8b --csv x.csv", "catalog foo", "catalog --json show h200",
     "validate --results none.csv", "validate --results table.csv", "validate --operators nofolder",
     "validate --document x.txt", "validate --worst x", "validate --worst -1", "calibrate operators",
+    "sweep", "sweep grid.toml", "sweep nofile.toml --out r.csv", "sweep broken.toml --out r.csv",
+    "sweep table.toml --out r.csv", "sweep grid.toml --out r.txt", "sweep grid.toml --out r.csv --jobs 0",
+    "sweep grid.toml --out r.csv --ray-address x:1", "sweep grid.toml --out damaged.csv",
+    "sweep empty.toml --out r.csv", "sweep sizes.toml --out r.csv", "sweep grid.toml --out other.csv",
+    "sweep grid.toml --out mine.csv",
     "calibrate operators nofolder", "calibrate operators .", "calibrate collectives .", "calibrate here",
     "calibrate published --date x", "calibrate here --device foo --out z.json",
 ]  # fmt: skip
@@ -357,6 +366,12 @@ FILES = {
     "encoder.json": json.dumps({"model_type": "bert"}),
     "moe.json": json.dumps({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 2}),
     "table.csv": "id,tier\n1,A\n",
+    "grid.toml": '[grid]\nmodel = "llama-3-8b"\nmachine = "h200"\nchips = 12\n',
+    "empty.toml": "[grid]\n",
+    "sizes.toml": '[grid]\nmodel = "llama-3-8b"\nmachine = "h200"\nchips = ["many"]\n',
+    "mine.csv.journal": "a table of mine\n",
+    "other.csv.journal": '{"format": "fullmesh sweep journal 1", "fullmesh": "9.9", "program": "0123456789abcdef"}\n',
+    "damaged.csv.journal": header().decode() + "{}\n",
 }
 # a command that is named
 FOREIGN = re.compile(r"`[^`]*`|(?<=错误：)fullmesh [a-z ]+(?=：)")
@@ -461,8 +476,9 @@ def test_data_is_the_same_in_every_language(command_line: CommandLine, args: tup
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("args", SHOWN[:-10], ids=lambda a: " ".join(Path(x).name for x in a)[:60] or "help")
 def test_every_chinese_line_fits(
-    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, args: list[str], width: int
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str], width: int
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", str(width))
     _, out, _ = command_line(*args, "--lang", "zh")
     assert max(cell_len(line) for line in out.splitlines()) <= width

@@ -6,10 +6,12 @@ An input is good or refused: nothing but an error of ours, one of Click's or an 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import io
 import json
+import os
 import random
 import signal
 import sys
@@ -655,7 +657,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "--date": ("2026-01-01",), "--units": ("2",), "--policy": ("all", "memory,shrink"), "--spares": ("auto", "2", "5%"),
     "--power-cap": ("500W",), "--site": ("5MW",), "--pue": ("1.3", "1.1,1.1,1.2,1.2,1.3,1.3,1.4,1.4,1.3,1.2,1.1,1.1"),
     "--grid": ("400",), "--power-price": ("0.1",), "--assume": ("detection=2 min", "asynchronous=0"), "--runs": ("50",),
-    "--run": ("1T",),
+    "--engine": ("maxplus", "event", "contention", "fabric", "local"), "--run": ("1T",),
     "--step-time": ("9s", "800ms"), "--tokens-per-s": ("80000",), "--model": ("llama-3-8b",),
     "--fault-nodes": ("40",), "--nodes": ("40",), "--days": ("30",),
 }  # fmt: skip
@@ -675,6 +677,7 @@ BASE: dict[str, tuple[str, ...]] = {
         "--runs",
         "20",
     ),
+    "sweep": ("GRID", "--out", "ROWS", "--jobs", "1"),
     "calibrate faults": ("LOG", "--on", "h100", "--nodes", "40", "--out", "TABLE"),
     "simulate": ("SCENARIO",),
     "check": ("SCENARIO", "--top", "1"),
@@ -690,8 +693,81 @@ BASE: dict[str, tuple[str, ...]] = {
     "calibrate operators": ("NOWHERE", "--out", "OUT"),
     "doctor": (),
 }
-# these measure the machine at hand, or score or fit for long
-LEFT_OUT = {"--here", "--package", "--help", "--collectives", "--decisions", "--operators", "--tables"}
+# these measure the machine at hand, look for a cluster, start processes, or score or fit for long
+LEFT_OUT = {
+    "--ray-address",
+    "--jobs",
+    "--here",
+    "--package",
+    "--help",
+    "--collectives",
+    "--decisions",
+    "--operators",
+    "--tables",
+}
+
+
+GRID = """[grid]
+model = "llama-3-8b"
+machine = ["h200", "gb200-nvl72"]
+chips = [8, 12]
+batch = [8, "64k tokens"]
+seq = "4k"
+precision = ["bf16"]
+software = "default"
+objective = "time"
+offload = false
+[[case]]
+model = "llama-3-8b"
+machine = "h200"
+chips = 16
+batch = 16
+"""
+
+
+def _swept(path: Path, out: Path) -> None:
+    """A sweep in this process, its JSON and its rows looked at."""
+    # one job is done in this process
+    os.environ["OMP_NUM_THREADS"] = "1"
+    text = command("sweep", str(path), "--out", str(out), "--jobs", "1", "--json")
+    strict_json(text)
+    assert "internal error" not in text
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["key"] for row in rows}) == len(rows) == json.loads(text)["points"]
+
+
+def sweep(rng: random.Random, folder: Path) -> Run:
+    path = _file(folder, "grid.toml", mutate_toml(GRID, rng))
+    return lambda: _swept(path, folder / "rows.csv")
+
+
+@functools.cache
+def _journal() -> bytes:
+    """A good journal of sizes that no h200 has, which take no search."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = _file(Path(folder), "grid.toml", JOURNALED.encode())
+        with contextlib.suppress(SystemExit):
+            _swept(path, Path(folder) / "rows.csv")
+        return (Path(folder) / "rows.csv.journal").read_bytes()
+
+
+JOURNALED = '[grid]\nmodel = "llama-3-8b"\nmachine = "h200"\nchips = [9, 10, 11, 12, 13]\n'
+
+
+def sweep_journal(rng: random.Random, folder: Path) -> Run:
+    path, out = _file(folder, "grid.toml", JOURNALED.encode()), folder / "rows.csv"
+    head, *rows = _journal().splitlines(keepends=True)
+    if rng.random() < 0.3:
+        data = mutate_bytes(_journal(), rng)
+    else:
+        at = rng.randrange(len(rows))
+        rows[at] = mutate_json(json.loads(rows[at]), rng) + b"\n"
+        data = head + b"".join(rows)
+    _file(folder, "rows.csv.journal", data)
+    return lambda: _swept(path, out)
 
 
 def options(rng: random.Random, folder: Path) -> Run:
@@ -713,6 +789,8 @@ def options(rng: random.Random, folder: Path) -> Run:
         "OUT": lambda: folder / "profile.json",
         "LOG": lambda: _file(folder, "log.csv", FAULT_LOG.encode()),
         "TABLE": lambda: folder / "rates.csv",
+        "GRID": lambda: _file(folder, "grid.toml", JOURNALED.encode()),
+        "ROWS": lambda: folder / "rows.csv",
     }
     arguments = [str(given[a]()) if a in given else a for a in BASE[name]]
     if arguments and rng.random() < 0.1:
@@ -776,6 +854,8 @@ TARGETS: dict[str, Callable[[random.Random, Path], Run]] = {
     "launch-json": launch_json,
     "run-log": run_log,
     "ascend-tables": ascend_tables,
+    "sweep": sweep,
+    "sweep-journal": sweep_journal,
     "options": options,
 }
 

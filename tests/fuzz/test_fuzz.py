@@ -15,6 +15,7 @@ from fuzz.targets import TARGETS, attempt, warm
 # inputs in the suite, by what one takes
 NUMBERS = {
     "operator-fit": 1,
+    "sweep": 30,
     "scenario": 12,
     "topology": 30,
     "options": 15,

@@ -130,9 +130,14 @@ def jobs(folder: Path) -> list[Job]:
         finally:
             row.is_file = before
 
+    grid = folder / "in" / "grid.toml"
+    grid.write_text('[grid]\nmodel = "llama-3-8b"\nmachine = "h200"\nchips = [9, 10, 11, 12]\n')
+    # one job is done in this process; what a sweep appends has kills of its own
+    os.environ["OMP_NUM_THREADS"] = "1"
     step = ("step.json", "step_fits.npz", "support.json", "intervals.json")
     return [
         Job(options=("check --row",), files=("mine.csv",), run=add_row),
+        job("sweep --out", ("rows.csv",), "sweep", str(grid), "--out", "OUT", "--jobs", "1"),
         job("simulate --trace", ("trace.json",), "simulate", str(scenario), "--trace", "OUT"),
         job("simulate --trace", ("trace.json.gz",), "simulate", str(scenario), "--trace", "OUT"),
         job("fabric --svg", ("a.svg",), "fabric", "h200", "--devices", "16", "--svg", "OUT"),
@@ -202,7 +207,7 @@ def found(folder: Path, names: tuple[str, ...], new: dict[str, bytes]) -> dict[s
     for name in names:
         data = (folder / name).read_bytes() if (folder / name).exists() else b"none"
         states[name] = "old" if data == OLD else "new" if data == new.get(name) else "torn"
-    others = [n for n in os.listdir(folder) if n not in names]
+    others = [n for n in os.listdir(folder) if n not in names and n.removesuffix(".journal") not in names]
     left = [n for n in others if n.startswith(TEMPORARY_PREFIX) and n.endswith(".tmp")]
     for name in left:
         (folder / name).unlink()

@@ -115,12 +115,12 @@ def _numbers(table: Any, where: str) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def personal_profile(path: str | Path | None) -> Iterator[Personal | None]:
-    """Predict with a personal profile inside the ``with`` block; without a path nothing changes."""
-    if path is None:
+def personal_profile(profile: str | Path | Personal | None) -> Iterator[Personal | None]:
+    """Predict with a personal profile, or that of a file, inside the ``with`` block; without one nothing changes."""
+    if profile is None:
         yield None
         return
-    personal = read_personal(path)
+    personal = profile if isinstance(profile, Personal) else read_personal(profile)
     base, uncertainty = load_effects(), load_uncertainty()
     assert uncertainty is not None, "a profile was read on top of it"
     effects = dataclasses.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fullmesh.catalog.facts import load_facts
@@ -78,6 +79,21 @@ def load_machine_record(
     path, named = machine_file(name)
     spec, lines = read_machine_file(path)
     return _build(spec, lines, num_devices=num_devices, chip=chip or named)
+
+
+def size_check(name: str) -> Callable[[int], None]:
+    """A check whether a machine can have a number of devices, for many of them: its file is read once.
+
+    Raises
+    ------
+    CatalogError
+        The machine is unknown or its file badly written; from the check, it cannot have that many devices.
+    """
+    from fullmesh.machine.file_form import read_machine_file
+
+    path, _ = machine_file(name)
+    spec, _ = read_machine_file(path)
+    return lambda num_devices: _check_num_devices(spec, num_devices)
 
 
 def load_fabric(name: str) -> FabricDescription | CableList:

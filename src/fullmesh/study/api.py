@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fullmesh.study.check.checked import Checked
     from fullmesh.study.goodput import Goodput
     from fullmesh.study.launch.run import Run
+    from fullmesh.study.sweep.run import Sweep
 
 # changes that one answer lists
 MOST_CHANGES = 50
@@ -421,6 +422,59 @@ def check(
             step_time=step_time, tokens_per_s=tokens_per_s, log=None if log is None else Path(log),
             trace=None if trace is None else Path(trace), top=top,
         )  # fmt: skip
+
+
+def sweep(
+    grid: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    jobs: int | str | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
+    profile: str | Path | None = None,
+    timing: bool = True,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Sweep:
+    """The best plan for every point of a grid of models, machines, sizes and options.
+
+    Parameters
+    ----------
+    grid : str, path or mapping
+        A grid file, or the same as a mapping: ``{"grid": {"model": [...], "machine": [...], "chips": [...]}}``.
+    out : path, optional
+        A file for the rows: ``.parquet``, ``.duckdb`` or ``.csv``. Rows are kept in ``OUT.journal`` as they come, and
+        not asked again by another sweep to the same file. Without one they are in the result alone.
+    jobs : int, optional
+        Processes; one for each processor by default. With Ray, processors of the cluster to use.
+    engine : {"local", "ray"}
+    ray_address : str, optional
+        Where the cluster is, otherwise what ``RAY_ADDRESS`` says, otherwise the one that runs on this machine.
+    profile : path, optional
+        A personal profile, as in :func:`compare`.
+    timing : bool
+        Whether the time that each row took is a column; without it the same grid gives the same rows, and the same
+        bytes of Parquet and CSV.
+    progress : callable, optional
+        Called with the rows that there are, those that there will be, and those that were kept before.
+
+    Raises
+    ------
+    FullmeshError
+        The grid has a mistake, the file cannot be written, or a process that answers points has ended. A point that
+        cannot be answered is no error: its row says why.
+    """
+    from fullmesh.study.sweep.run import sweep_grid
+
+    return sweep_grid(
+        grid,
+        out,
+        jobs=jobs,
+        engine=engine,
+        ray_address=ray_address,
+        profile=profile,
+        timing=timing,
+        progress=progress,
+    )
 
 
 def export_launch(found: SearchResult, framework: str, folder: str | Path) -> None:

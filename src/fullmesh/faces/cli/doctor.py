@@ -26,7 +26,9 @@ NEEDED = {
 # distribution -> (what it adds, what to install)
 OPTIONAL = {
     "torch": ("calibrate here, validate --here", "pip install 'fullmesh[torch]'"),
-    "pyarrow": ("calibrate --package", "pip install 'fullmesh[data]'"),
+    "pyarrow": ("sweep to Parquet and DuckDB, calibrate --package", "pip install 'fullmesh[data]'"),
+    "duckdb": ("sweep to DuckDB", "pip install 'fullmesh[data]'"),
+    "ray": ("sweep --engine ray", "pip install 'fullmesh[ray]'"),
     "aiconfigurator-core": ("calibrate --package", "pip install aiconfigurator-core"),
     "pandas": ("to_frame() of results", "pip install pandas"),
     "polars": ("to_frame() of results, in place of pandas", "pip install polars"),

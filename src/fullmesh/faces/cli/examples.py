@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+GRID = "docs/examples/sweep.toml"
 SCENARIO = "docs/examples/deepseek-v3-cloudmatrix384.toml"
 LAUNCH = "docs/examples/llama-3-8b.sh"
 
@@ -30,6 +31,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "check": (
         ("A launch script and its measured step", f"fullmesh check {LAUNCH} --on h200 --step-time 15s"),
         ("What to expect of a scenario, for a program", f"fullmesh check {SCENARIO} --json"),
+    ),
+    "sweep": (
+        ("Every point of a grid, as a table", f"fullmesh sweep {GRID} --out rows.csv"),
+        ("How the points ended, for a program", f"fullmesh sweep {GRID} --out rows.csv --json"),
     ),
     "goodput": (
         (

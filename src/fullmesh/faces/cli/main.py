@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fullmesh.faces.cli.check",
         "Is my speed normal? A launch file, log or trace against its plan.",
     ),
+    "sweep": ("fullmesh.faces.cli.sweep", "The best plan for every point of a grid, as rows of one file."),
     "goodput": (
         "fullmesh.faces.cli.goodput",
         "The whole run: days, failures, spares, checkpoints, energy, money.",
