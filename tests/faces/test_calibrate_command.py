@@ -42,6 +42,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> StepFit:
         ),
         support={"H100|dense": {("precision bf16", "ZeRO up to 1")}},
         few_shot={"me": (FewShot(shots=1, configurations=7, before=0.2, after=0.1),)},
+        tried={},
         neighbours=(
             Neighbour(key="H100|dense", id="X1", model="m", device="H100", devices=8, values=("a", "")),
         ),

@@ -5,29 +5,34 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from fullmesh.evidence.mapping import row_case, row_machine
 from fullmesh.evidence.published import published_step_s
 from fullmesh.evidence.results import read_results
 from fullmesh.machine import Machine, load_machine
-from fullmesh.outcomes.estimate import Estimate, estimate
+from fullmesh.outcomes.estimate import Estimate, estimate, evaluate
 from fullmesh.outcomes.support import (
     MFU_MARGIN,
+    PAIRS_OF_A_SETTING,
+    Tried,
     above_published,
     attributes,
     beyond_published,
     key_of,
     load_known,
+    load_tried,
     longest_published,
     missing_words,
     nearest,
     num_missing,
     seen_pairs,
+    tried_by,
 )
 from fullmesh.plan import Plan, Plans
 from fullmesh.search.engine import ask, search
-from fullmesh.search.space import every_plan
+from fullmesh.search.space import every_plan, span
 from fullmesh.workload import ModelSpec
 from fullmesh.workload.readers.huggingface import load_model
 
@@ -194,3 +199,33 @@ def test_a_sequence_beyond_every_published_one_is_said_and_widens_nothing() -> N
     assert far.interval.unproven == near.interval.unproven
     found = search(LLAMA, H200, gbs=8, seq=2**20, top=1)
     assert any("beyond" in note for note in found.notes)
+
+
+def test_what_no_result_tried_weighs_as_if_it_had_no_pairs() -> None:
+    ran = Plan(tp=2, pp=2, vpp=2, dp=2, gbs=32, seq=8192, recompute="selective", recompute_modules=("mlp",))
+    assert tried_by(
+        [ran, dataclasses.replace(ran, recompute="full", recompute_fraction=0.5, mbs=4)]
+    ) == Tried(modules=(("mlp",),), share=True, micro_batch=4, chunks=2)
+    found = load_tried()["H100|dense"]
+    beyond = dataclasses.replace(PUBLISHED, ep=1, mbs=found.micro_batch + 1)
+    within = dataclasses.replace(beyond, mbs=1)
+    more = num_missing(LLAMA, H200, Plans.of([beyond]))[0] - num_missing(LLAMA, H200, Plans.of([within]))[0]
+    assert more == PAIRS_OF_A_SETTING
+    assert set(missing_words(LLAMA, H200, beyond)) - set(missing_words(LLAMA, H200, within)) == {
+        f"a micro-batch beyond {found.micro_batch}"
+    }
+
+
+def test_the_space_knows_the_plans_that_it_is_made_of() -> None:
+    space = span(ask(MIXTRAL, H200, gbs=64, seq=4096, wide=True))
+    numbers = space.numbers()[::9973]
+    assert len(numbers) > 20
+    plans = space.plans(numbers)
+    for i, number in enumerate(numbers):
+        found = space.number_of(plans.plan(i))
+        assert found is not None
+        # plans that differ in nothing that has a meaning are one
+        again = evaluate(MIXTRAL, H200, space.plans(np.array([number, found])))
+        assert again.times.step_s[0] == again.times.step_s[1]
+        assert again.memory_bytes[0] == again.memory_bytes[1]
+    assert space.number_of(dataclasses.replace(plans.plan(0), tp=3)) is None

@@ -114,8 +114,8 @@ class SearchResult(Result):
         Where the best plan leaves devices unused: the best one that uses all of them.
     ranked : tuple of Estimate
         The best plans, at most one for each layout (tp, cp, pp, ep, zero).
-    replayed_s : tuple of float
-        Their steps replayed task by task, which decides between the first of them; nan where none was replayed.
+    replayed_s : tuple of float or None
+        Their steps replayed task by task, which decides between the first of them; None where that was not needed.
     pareto : tuple of Estimate
         Plans that no other beats in both step time and memory, fastest first, at most ``FRONT``; of those that miss
         no more published results than the best.
@@ -149,7 +149,7 @@ class SearchResult(Result):
     roomy: Estimate | None
     whole: Estimate | None
     ranked: tuple[Estimate, ...]
-    replayed_s: tuple[float, ...]
+    replayed_s: tuple[float | None, ...]
     pareto: tuple[Estimate, ...]
     num_ties: int
     tie_ratio: float
@@ -429,7 +429,7 @@ def rank(q: Question, walked: Walked, *, top: int, replay: Replay | None = None)
         roomy=full.get(roomy),
         whole=full.get(whole),
         ranked=tuple(full[int(i)] for i in leaders[:top]),
-        replayed_s=tuple(replayed[:top].tolist()),
+        replayed_s=tuple(None if math.isnan(s) else s for s in replayed[:top].tolist()),
         pareto=tuple(full[int(i)] for i in front),
         num_ties=ties,
         tie_ratio=math.exp(spread) if math.isfinite(spread) else math.nan,

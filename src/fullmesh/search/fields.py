@@ -60,7 +60,7 @@ def search_record(found: SearchResult, *, timing: bool = True) -> dict[str, Any]
         "ties": found.num_ties,
         "tie_ratio": found.tie_ratio if math.isfinite(found.tie_ratio) else None,
         "ranked": [estimate_record(e) for e in found.ranked],
-        "replayed_step_s": [None if math.isnan(s) else s for s in found.replayed_s],
+        "replayed_step_s": list(found.replayed_s),
         "notes": list(found.notes),
         "exploratory": None if found.exploratory is None else estimate_record(found.exploratory),
         "exploratory_missing": list(found.missing) if found.exploratory is not None else [],

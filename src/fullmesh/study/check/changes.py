@@ -13,7 +13,7 @@ from fullmesh.outcomes.support import key_of, load_known, missing_words
 from fullmesh.plan import CUDA_GRAPHS, DISPATCHERS, Plan, Plans
 from fullmesh.plan.feasible import violations
 from fullmesh.plan.plan import FIELDS, check_plan
-from fullmesh.search.space import max_tp, selective_modules
+from fullmesh.search.space import common_modules, max_tp
 from fullmesh.study.launch.read import settled
 from fullmesh.workload import ModelSpec
 
@@ -144,7 +144,7 @@ def neighbours(model: ModelSpec, machine: Machine, plan: Plan) -> Iterator[Plan]
     yield from (but(zero=zero, shard=0) for zero in (0, 1, 2, 3))
     yield but(recompute="none", recompute_fraction=1.0, recompute_modules=())
     yield but(recompute="selective", recompute_fraction=1.0, recompute_modules=())
-    yield but(recompute="selective", recompute_fraction=1.0, recompute_modules=selective_modules(model))
+    yield but(recompute="selective", recompute_fraction=1.0, recompute_modules=common_modules(model))
     yield from (
         but(recompute="full", recompute_fraction=f, recompute_modules=()) for f in (0.25, 0.5, 0.75, 1.0)
     )
