@@ -36,6 +36,8 @@ Floats = npt.NDArray[np.float64]
 LEAST_STRENGTH = 0.1
 # Step of the finite differences, in log units.
 DIFFERENCE = 1e-4
+# Plans up to which all differences are one call.
+ALL_AT_ONCE = 128
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +118,33 @@ def log_step_slopes(
     index: npt.NDArray[np.intp],
 ) -> Floats:
     """Slopes of the logarithm of the step time over the summed effects of terms, shape ``(num_plans, num_terms)``."""
-    terms = load_terms("step")
+    num, terms = len(plans), len(load_terms("step"))
     summed = np.array([profile.summed("step", s) for s in settings])[index]
+    if num > ALL_AT_ONCE:
+        moved = [summed + DIFFERENCE * (np.arange(terms) == t) for t in range(terms)]
+        base = _log_step(stages, plans, summed)
+        return np.stack([(_log_step(stages, plans, m) - base) / DIFFERENCE for m in moved], axis=1)
+    # few plans: every difference is a plan of its own, since a call takes longer than its rows
+    steps = np.concatenate([np.zeros((1, terms)), DIFFERENCE * np.eye(terms)])
+    values = (summed[None] + steps[:, None]).reshape(-1, terms)
+    found = _log_step(
+        _repeated(stages, num, terms + 1), plans.take(np.tile(np.arange(num), terms + 1)), values
+    )
+    table = found.reshape(terms + 1, num)
+    return np.asarray(((table[1:] - table[0]) / DIFFERENCE).T)
 
-    def log_step(values: Floats) -> Floats:
-        table = TermTable(model="step", values=transform("step", values))
-        return np.asarray(np.log(step_time(stages, plans, table).step_s))
 
-    base = log_step(summed)
-    out = np.empty((len(plans), len(terms)))
-    for t in range(len(terms)):
-        moved = summed.copy()
-        moved[:, t] += DIFFERENCE
-        out[:, t] = (log_step(moved) - base) / DIFFERENCE
-    return out
+def _log_step(stages: Stages, plans: Plans, summed: Floats) -> Floats:
+    table = TermTable(model="step", values=transform("step", summed))
+    return np.asarray(np.log(step_time(stages, plans, table).step_s))
+
+
+def _repeated(stages: Stages, num_plans: int, times: int) -> Stages:
+    """The stages of some plans several times over, as those of so many times the plans."""
+    rows = np.tile(np.arange(len(stages.plan)), times)
+    columns = {f.name: getattr(stages, f.name)[rows] for f in dataclasses.fields(Stages)}
+    shift = num_plans * np.repeat(np.arange(times), len(stages.plan))
+    return Stages(**{**columns, "plan": columns["plan"] + shift})
 
 
 def log_step_variance(
